@@ -1,0 +1,22 @@
+//! Statistics that judges, presses and reports share: pure functions over `f64`, and seeded random numbers.
+//!
+//! Why a crate of its own: an interval or a random choice has to be the same wherever it is made, so it must not be
+//! able to see a clock, a file or a thread. Everything here depends on its arguments alone.
+//!
+//! - [`moments`]: sums that do not lose small terms, mean, variance, shape
+//! - [`quantile`]: order statistics
+//! - [`normal`], [`student`]: the two distributions that intervals need
+//! - [`interval`]: intervals for a mean, of independent and of correlated values
+//! - [`bootstrap`]: intervals for any statistic by resampling, in blocks where neighbours are alike
+//! - [`rng`]: a counter-based generator: the same seed and stream give the same numbers on every machine
+
+pub mod bootstrap;
+pub mod interval;
+pub mod moments;
+pub mod normal;
+pub mod quantile;
+pub mod rng;
+pub mod student;
+
+pub use interval::Interval;
+pub use rng::Rng;
