@@ -21,15 +21,8 @@ mod tests {
     #[test]
     fn one_object_is_one_line_even_with_line_breaks_inside() {
         let mut out = Vec::new();
-        write_line(
-            &mut out,
-            &serde_json::json!({"text": "a\nb", "nll": f64::NAN}),
-        )
-        .unwrap();
+        write_line(&mut out, &serde_json::json!({"text": "a\nb", "nll": f64::NAN})).unwrap();
         write_line(&mut out, &1).unwrap();
-        assert_eq!(
-            String::from_utf8(out).unwrap(),
-            "{\"text\":\"a\\nb\",\"nll\":null}\n1\n"
-        );
+        assert_eq!(String::from_utf8(out).unwrap(), "{\"text\":\"a\\nb\",\"nll\":null}\n1\n");
     }
 }

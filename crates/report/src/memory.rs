@@ -58,31 +58,19 @@ fn room_of_line(line: &str) -> Option<u64> {
     let (root, limit, used) = if controllers.is_empty() {
         ("/sys/fs/cgroup", "memory.max", "memory.current")
     } else if controllers.split(',').any(|c| c == "memory") {
-        (
-            "/sys/fs/cgroup/memory",
-            "memory.limit_in_bytes",
-            "memory.usage_in_bytes",
-        )
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes")
     } else {
         return None;
     };
     let folder = Path::new(root).join(path.trim_start_matches('/'));
-    folder
-        .ancestors()
-        .take_while(|f| f.starts_with(root))
-        .filter_map(|f| room_in(f, limit, used))
-        .min()
+    folder.ancestors().take_while(|f| f.starts_with(root)).filter_map(|f| room_in(f, limit, used)).min()
 }
 
 fn room_in(folder: &Path, limit: &str, used: &str) -> Option<u64> {
     // "max" (no limit) does not parse, which is what is wanted.
     let limit = number(folder.join(limit))?;
     let used = number(folder.join(used))?;
-    Some(
-        limit
-            .saturating_sub(used)
-            .saturating_add(reclaimable(folder)),
-    )
+    Some(limit.saturating_sub(used).saturating_add(reclaimable(folder)))
 }
 
 /// File pages that the group would give up under pressure are counted as used by the system, and are free to us.
@@ -90,13 +78,8 @@ fn reclaimable(folder: &Path) -> u64 {
     let Ok(text) = fs::read_to_string(folder.join("memory.stat")) else {
         return 0;
     };
-    let value = |name: &str| {
-        text.lines()
-            .find_map(|l| l.strip_prefix(name)?.strip_prefix(' ')?.parse::<u64>().ok())
-    };
-    value("total_inactive_file")
-        .or_else(|| value("inactive_file"))
-        .unwrap_or(0)
+    let value = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' ')?.parse::<u64>().ok());
+    value("total_inactive_file").or_else(|| value("inactive_file")).unwrap_or(0)
 }
 
 fn number(path: PathBuf) -> Option<u64> {

@@ -31,15 +31,8 @@ impl Table {
     /// A table with the given column names; empty names for a table without a header.
     pub fn new<S: Into<String>>(header: impl IntoIterator<Item = S>) -> Table {
         let header: Vec<String> = header.into_iter().map(Into::into).collect();
-        let align = (0..header.len())
-            .map(|i| if i == 0 { Align::Left } else { Align::Right })
-            .collect();
-        Table {
-            header,
-            align,
-            lines: Vec::new(),
-            indent: 0,
-        }
+        let align = (0..header.len()).map(|i| if i == 0 { Align::Left } else { Align::Right }).collect();
+        Table { header, align, lines: Vec::new(), indent: 0 }
     }
 
     /// Sets the alignment of the column `column`; columns that do not exist are ignored.
@@ -83,12 +76,7 @@ impl Table {
         widths
     }
 
-    fn write_cells(
-        &self,
-        f: &mut fmt::Formatter<'_>,
-        cells: &[String],
-        widths: &[usize],
-    ) -> fmt::Result {
+    fn write_cells(&self, f: &mut fmt::Formatter<'_>, cells: &[String], widths: &[usize]) -> fmt::Result {
         let mut line = " ".repeat(self.indent);
         for (i, (cell, &width)) in cells.iter().zip(widths).enumerate() {
             if i > 0 {
@@ -161,11 +149,7 @@ mod tests {
     #[test]
     fn short_rows_long_rows_and_control_characters_are_tamed() {
         let mut table = Table::new(["a", "b"]).align(1, Align::Left).indent(2);
-        table
-            .row(["x"])
-            .row(["1", "2", "3"])
-            .rule()
-            .row(["\u{1b}[31m", "\n"]);
+        table.row(["x"]).row(["1", "2", "3"]).rule().row(["\u{1b}[31m", "\n"]);
         let text = table.to_string();
         assert!(text.contains("  x\n"));
         assert!(text.contains("\\u{1b}[31m  \\n"));

@@ -20,12 +20,7 @@ pub struct Bootstrap {
 
 impl Default for Bootstrap {
     fn default() -> Self {
-        Bootstrap {
-            draws: 1000,
-            block: 1,
-            level: 0.95,
-            seed: 0,
-        }
+        Bootstrap { draws: 1000, block: 1, level: 0.95, seed: 0 }
     }
 }
 
@@ -80,15 +75,10 @@ mod tests {
     fn the_mean_of_independent_values_gets_about_the_normal_interval() {
         let mut rng = Rng::new(3, 0);
         let values: Vec<f64> = (0..400).map(|_| rng.normal()).collect();
-        let boot = Bootstrap::default()
-            .interval(&values, moments::mean)
-            .unwrap();
+        let boot = Bootstrap::default().interval(&values, moments::mean).unwrap();
         let normal = interval::normal_mean(&values, 0.95).unwrap();
         assert!((boot.half_width() / normal.half_width() - 1.0).abs() < 0.1);
-        assert_eq!(
-            Some(boot),
-            Bootstrap::default().interval(&values, moments::mean)
-        );
+        assert_eq!(Some(boot), Bootstrap::default().interval(&values, moments::mean));
     }
 
     #[test]
@@ -101,13 +91,8 @@ mod tests {
                 state
             })
             .collect();
-        let single = Bootstrap::default()
-            .interval(&series, moments::mean)
-            .unwrap();
-        let blocks = Bootstrap {
-            block: 50,
-            ..Bootstrap::default()
-        };
+        let single = Bootstrap::default().interval(&series, moments::mean).unwrap();
+        let blocks = Bootstrap { block: 50, ..Bootstrap::default() };
         let blocks = blocks.interval(&series, moments::mean).unwrap();
         assert!(blocks.half_width() > 2.0 * single.half_width());
     }
@@ -116,10 +101,7 @@ mod tests {
     fn nonsense_has_no_interval() {
         assert_eq!(Bootstrap::default().interval(&[], moments::mean), None);
         assert_eq!(Bootstrap::default().interval(&[1.0], |_| f64::NAN), None);
-        let level = Bootstrap {
-            level: 1.0,
-            ..Bootstrap::default()
-        };
+        let level = Bootstrap { level: 1.0, ..Bootstrap::default() };
         assert_eq!(level.interval(&[1.0, 2.0], moments::mean), None);
     }
 }

@@ -20,11 +20,7 @@ pub struct Interval {
 impl Interval {
     /// Both ends through an increasing function: the interval of exp(mean) from that of the mean.
     pub fn map(self, f: impl Fn(f64) -> f64) -> Interval {
-        Interval {
-            low: f(self.low),
-            high: f(self.high),
-            level: self.level,
-        }
+        Interval { low: f(self.low), high: f(self.high), level: self.level }
     }
 
     /// Half the interval's width.
@@ -38,11 +34,7 @@ impl Interval {
     }
 
     fn around(centre: f64, half: f64, level: f64) -> Interval {
-        Interval {
-            low: centre - half,
-            high: centre + half,
-            level,
-        }
+        Interval { low: centre - half, high: centre + half, level }
     }
 }
 
@@ -78,11 +70,7 @@ pub fn batch_means(values: &[f64], batches: usize, level: f64) -> Option<Interva
     let length = values.len() / batches;
     let means: Vec<f64> = (0..batches)
         .map(|b| {
-            let end = if b + 1 == batches {
-                values.len()
-            } else {
-                (b + 1) * length
-            };
+            let end = if b + 1 == batches { values.len() } else { (b + 1) * length };
             moments::mean(&values[b * length..end])
         })
         .collect();
@@ -98,10 +86,7 @@ mod tests {
     #[test]
     fn few_values_get_the_wider_interval() {
         let values = [4.1, 5.0, 3.9, 4.4];
-        let (normal, t) = (
-            normal_mean(&values, 0.95).unwrap(),
-            t_mean(&values, 0.95).unwrap(),
-        );
+        let (normal, t) = (normal_mean(&values, 0.95).unwrap(), t_mean(&values, 0.95).unwrap());
         assert!(t.half_width() > normal.half_width());
         assert!((0.5 * (t.low + t.high) - 4.35).abs() < 1e-12);
         // sd sqrt(0.23), n 4, t(3) 3.1824463
@@ -128,10 +113,7 @@ mod tests {
             batched += usize::from(batch_means(&series, 30, 0.95).unwrap().contains(0.0));
         }
         assert!(naive < 220, "naive covers {naive} of 300");
-        assert!(
-            (270..=297).contains(&batched),
-            "batch means cover {batched} of 300"
-        );
+        assert!((270..=297).contains(&batched), "batch means cover {batched} of 300");
     }
 
     #[test]

@@ -8,19 +8,11 @@ pub fn sum(values: impl IntoIterator<Item = f64>) -> f64 {
     let (mut total, mut lost) = (0.0f64, 0.0f64);
     for value in values {
         let next = total + value;
-        lost += if total.abs() >= value.abs() {
-            (total - next) + value
-        } else {
-            (value - next) + total
-        };
+        lost += if total.abs() >= value.abs() { (total - next) + value } else { (value - next) + total };
         total = next;
     }
     // A total that is infinite or not a number has made `lost` not a number too; the plain total then says more.
-    if lost.is_finite() {
-        total + lost
-    } else {
-        total
-    }
+    if lost.is_finite() { total + lost } else { total }
 }
 
 /// Arithmetic mean; not a number for no values.
@@ -41,10 +33,7 @@ pub fn variance(values: &[f64]) -> f64 {
 /// number, or the weights sum to zero.
 pub fn weighted_mean(values: &[f64], weights: &[f64]) -> Option<f64> {
     let total = sum(weights.iter().copied());
-    if values.len() != weights.len()
-        || weights.iter().any(|w| w.is_nan() || *w < 0.0)
-        || total <= 0.0
-    {
+    if values.len() != weights.len() || weights.iter().any(|w| w.is_nan() || *w < 0.0) || total <= 0.0 {
         return None;
     }
     Some(sum(values.iter().zip(weights).map(|(v, w)| v * w)) / total)
@@ -71,11 +60,7 @@ impl Moments {
 
     /// Takes in one value.
     pub fn push(&mut self, value: f64) {
-        let single = Moments {
-            count: 1,
-            mean: value,
-            ..Moments::default()
-        };
+        let single = Moments { count: 1, mean: value, ..Moments::default() };
         *self = self.merge(&single);
     }
 
@@ -152,21 +137,11 @@ mod tests {
 
     #[test]
     fn one_pass_moments_agree_with_two_passes_and_with_a_merge() {
-        let values: Vec<f64> = (0..200)
-            .map(|i| ((i * 37 % 101) as f64 * 0.3).exp().ln_1p() + 1e6)
-            .collect();
+        let values: Vec<f64> = (0..200).map(|i| ((i * 37 % 101) as f64 * 0.3).exp().ln_1p() + 1e6).collect();
         let all = Moments::of(values.iter().copied());
-        let parts = Moments::of(values[..71].iter().copied())
-            .merge(&Moments::of(values[71..].iter().copied()));
+        let parts = Moments::of(values[..71].iter().copied()).merge(&Moments::of(values[71..].iter().copied()));
         let centre = mean(&values);
-        let central = |k: i32| {
-            mean(
-                &values
-                    .iter()
-                    .map(|v| (v - centre).powi(k))
-                    .collect::<Vec<_>>(),
-            )
-        };
+        let central = |k: i32| mean(&values.iter().map(|v| (v - centre).powi(k)).collect::<Vec<_>>());
         let kurtosis = central(4) / central(2).powi(2) - 3.0;
         let skewness = central(3) / central(2).powf(1.5);
         for m in [all, parts] {

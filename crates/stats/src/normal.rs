@@ -36,11 +36,7 @@ pub fn quantile(p: f64) -> f64 {
         return f64::NAN;
     }
     if p == 0.0 || p == 1.0 {
-        return if p == 0.0 {
-            f64::NEG_INFINITY
-        } else {
-            f64::INFINITY
-        };
+        return if p == 0.0 { f64::NEG_INFINITY } else { f64::INFINITY };
     }
     // Work in the tail, where 1 - p would lose digits, and mirror at the end.
     let tail = p.min(1.0 - p);
@@ -70,11 +66,7 @@ mod tests {
             (-6.0, 9.865_876_450_376_98e-10),
         ] {
             assert!((cdf(z) - p).abs() < 1e-14, "cdf({z}) = {}", cdf(z));
-            assert!(
-                (quantile(p) - z).abs() < 1e-9,
-                "quantile({p}) = {}",
-                quantile(p)
-            );
+            assert!((quantile(p) - z).abs() < 1e-9, "quantile({p}) = {}", quantile(p));
         }
         assert_eq!(quantile(0.0), f64::NEG_INFINITY);
         assert!(quantile(1.1).is_nan());

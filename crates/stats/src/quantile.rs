@@ -44,10 +44,7 @@ mod tests {
         assert_eq!(quantile(&values, 0.25), Some(1.75));
         assert_eq!(median(&values), Some(2.5));
         assert_eq!(median(&[5.0]), Some(5.0));
-        assert_eq!(
-            quantile(&[1.0, f64::INFINITY, f64::INFINITY], 0.75),
-            Some(f64::INFINITY)
-        );
+        assert_eq!(quantile(&[1.0, f64::INFINITY, f64::INFINITY], 0.75), Some(f64::INFINITY));
     }
 
     #[test]

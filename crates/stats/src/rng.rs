@@ -14,33 +14,17 @@ fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for _ in 0..ROUNDS {
         let a = u64::from(MULTIPLIERS[0]) * u64::from(counter[0]);
         let b = u64::from(MULTIPLIERS[1]) * u64::from(counter[2]);
-        counter = [
-            (b >> 32) as u32 ^ counter[1] ^ key[0],
-            b as u32,
-            (a >> 32) as u32 ^ counter[3] ^ key[1],
-            a as u32,
-        ];
-        key = [
-            key[0].wrapping_add(KEY_STEPS[0]),
-            key[1].wrapping_add(KEY_STEPS[1]),
-        ];
+        counter = [(b >> 32) as u32 ^ counter[1] ^ key[0], b as u32, (a >> 32) as u32 ^ counter[3] ^ key[1], a as u32];
+        key = [key[0].wrapping_add(KEY_STEPS[0]), key[1].wrapping_add(KEY_STEPS[1])];
     }
     counter
 }
 
 /// The two 64-bit words of block `block` of the stream `stream` under `seed`.
 fn block(seed: u64, stream: u64, block: u64) -> [u64; 2] {
-    let counter = [
-        block as u32,
-        (block >> 32) as u32,
-        stream as u32,
-        (stream >> 32) as u32,
-    ];
+    let counter = [block as u32, (block >> 32) as u32, stream as u32, (stream >> 32) as u32];
     let [a, b, c, d] = philox(counter, [seed as u32, (seed >> 32) as u32]);
-    [
-        u64::from(a) | u64::from(b) << 32,
-        u64::from(c) | u64::from(d) << 32,
-    ]
+    [u64::from(a) | u64::from(b) << 32, u64::from(c) | u64::from(d) << 32]
 }
 
 /// The uniform number in `[0, 1)` made of the 53 high bits of a word.
@@ -61,12 +45,7 @@ pub struct Rng {
 impl Rng {
     /// The stream `stream` of `seed`, from its beginning.
     pub fn new(seed: u64, stream: u64) -> Rng {
-        Rng {
-            seed,
-            stream,
-            next: 0,
-            spare_normal: None,
-        }
+        Rng { seed, stream, next: 0, spare_normal: None }
     }
 
     /// The next 64 random bits.
@@ -134,19 +113,10 @@ mod tests {
     /// The known answers that the authors of Philox publish with their code.
     #[test]
     fn philox_matches_its_authors_known_answers() {
+        assert_eq!(philox([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
+        assert_eq!(philox([u32::MAX; 4], [u32::MAX; 2]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
         assert_eq!(
-            philox([0; 4], [0; 2]),
-            [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]
-        );
-        assert_eq!(
-            philox([u32::MAX; 4], [u32::MAX; 2]),
-            [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]
-        );
-        assert_eq!(
-            philox(
-                [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344],
-                [0xa409_3822, 0x299f_31d0]
-            ),
+            philox([0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344], [0xa409_3822, 0x299f_31d0]),
             [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
         );
     }
@@ -183,10 +153,7 @@ mod tests {
         for _ in 0..30_000 {
             counts[rng.below(3) as usize] += 1;
         }
-        assert!(
-            counts.iter().all(|&c| (9_600..10_400).contains(&c)),
-            "{counts:?}"
-        );
+        assert!(counts.iter().all(|&c| (9_600..10_400).contains(&c)), "{counts:?}");
         assert_eq!(rng.below(0), 0);
         let mut items: Vec<u32> = (0..50).collect();
         rng.shuffle(&mut items);

@@ -15,11 +15,7 @@ fn ln_gamma(x: f64) -> f64 {
         1.505_632_735_149_311_6e-7,
     ];
     let x = x - 1.0;
-    let series = TERMS
-        .iter()
-        .enumerate()
-        .skip(1)
-        .fold(TERMS[0], |total, (i, c)| total + c / (x + i as f64));
+    let series = TERMS.iter().enumerate().skip(1).fold(TERMS[0], |total, (i, c)| total + c / (x + i as f64));
     let t = x + G + 0.5;
     0.5 * std::f64::consts::TAU.ln() + (x + 0.5) * t.ln() - t + series.ln()
 }
@@ -33,8 +29,7 @@ fn incomplete_beta(a: f64, b: f64, x: f64) -> f64 {
     if x > (a + 1.0) / (a + b + 2.0) {
         return 1.0 - incomplete_beta(b, a, 1.0 - x);
     }
-    let front =
-        (ln_gamma(a + b) - ln_gamma(a) - ln_gamma(b) + a * x.ln() + b * (-x).ln_1p()).exp() / a;
+    let front = (ln_gamma(a + b) - ln_gamma(a) - ln_gamma(b) + a * x.ln() + b * (-x).ln_1p()).exp() / a;
     let guard = |v: f64| if v.abs() < 1e-300 { 1e-300 } else { v };
     let (mut c, mut d) = (1.0, 1.0 / guard(1.0 - (a + b) * x / (a + 1.0)));
     let mut fraction = d;
@@ -70,11 +65,7 @@ pub fn quantile(p: f64, degrees: f64) -> f64 {
         return f64::NAN;
     }
     if p == 0.0 || p == 1.0 {
-        return if p == 0.0 {
-            f64::NEG_INFINITY
-        } else {
-            f64::INFINITY
-        };
+        return if p == 0.0 { f64::NEG_INFINITY } else { f64::INFINITY };
     }
     let tail = p.min(1.0 - p);
     let (mut low, mut high) = (0.0, 1.0);
@@ -112,11 +103,7 @@ mod tests {
             (0.995, 5.0, 4.032_142_98),
             (0.025, 10.0, -2.228_138_9),
         ] {
-            assert!(
-                (quantile(p, degrees) - t).abs() < 1e-6,
-                "{p} {degrees}: {}",
-                quantile(p, degrees)
-            );
+            assert!((quantile(p, degrees) - t).abs() < 1e-6, "{p} {degrees}: {}", quantile(p, degrees));
         }
         assert!(quantile(0.5, 3.0).abs() < 1e-12);
         assert!(quantile(0.5, 0.0).is_nan());

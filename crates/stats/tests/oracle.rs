@@ -5,10 +5,7 @@ use serde_json::Value;
 
 #[test]
 fn moments_agree_with_the_reference() {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../../shared/oracle/stats/stats.json"
-    );
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/oracle/stats/stats.json");
     let Ok(text) = std::fs::read_to_string(path) else {
         println!("skipped: no reference values beside this checkout");
         return;

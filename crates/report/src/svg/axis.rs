@@ -51,12 +51,7 @@ pub(super) struct Axis {
 
 impl Axis {
     /// An axis over `values` (those that are finite) between the pixels `span`, widened to round numbers.
-    pub(super) fn new(
-        values: impl Iterator<Item = f64>,
-        unit: Unit,
-        from_zero: bool,
-        span: (f64, f64),
-    ) -> Axis {
+    pub(super) fn new(values: impl Iterator<Item = f64>, unit: Unit, from_zero: bool, span: (f64, f64)) -> Axis {
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
         for value in values.filter(|v| v.is_finite()) {
             low = low.min(value);
@@ -90,9 +85,7 @@ impl Axis {
     pub(super) fn ticks(&self) -> Vec<f64> {
         let step = step(self.low, self.high, self.unit);
         let count = ((self.high - self.low) / step).round() as usize;
-        (0..=count.min(50))
-            .map(|i| self.low + step * i as f64)
-            .collect()
+        (0..=count.min(50)).map(|i| self.low + step * i as f64).collect()
     }
 
     /// Draws this axis as the vertical one: light lines across, numbers at the left of `left`.
@@ -101,13 +94,7 @@ impl Axis {
             let y = self.at(tick);
             canvas.segment((left, y), (right, y), GRID, false);
             let face = Type::AXIS;
-            canvas.text(
-                left - 8.0,
-                y + 4.0,
-                &self.unit.write(tick),
-                Anchor::End,
-                face,
-            );
+            canvas.text(left - 8.0, y + 4.0, &self.unit.write(tick), Anchor::End, face);
         }
     }
 
@@ -115,13 +102,7 @@ impl Axis {
     pub(super) fn draw_along(&self, canvas: &mut Canvas, bottom: f64) {
         for tick in self.ticks() {
             let text = self.unit.write(tick);
-            canvas.text(
-                self.at(tick),
-                bottom + 18.0,
-                &text,
-                Anchor::Middle,
-                Type::AXIS,
-            );
+            canvas.text(self.at(tick), bottom + 18.0, &text, Anchor::Middle, Type::AXIS);
         }
     }
 }
@@ -134,9 +115,7 @@ fn step(low: f64, high: f64, unit: Unit) -> f64 {
     }
     let power = 10f64.powf(rough.log10().floor());
     let lead = rough / power;
-    let round = [1.0, 2.0, 5.0, 10.0]
-        .into_iter()
-        .find(|r| lead <= r * 1.000_001);
+    let round = [1.0, 2.0, 5.0, 10.0].into_iter().find(|r| lead <= r * 1.000_001);
     round.unwrap_or(10.0) * power
 }
 
@@ -151,23 +130,11 @@ mod tests {
 
     #[test]
     fn ticks_are_round() {
-        assert_eq!(
-            ticks(&[0.0, 4100.0], Unit::Plain, true),
-            ["0", "1,000", "2,000", "3,000", "4,000", "5,000"]
-        );
-        assert_eq!(
-            ticks(&[0.12, 0.31], Unit::Share, false),
-            ["10%", "15%", "20%", "25%", "30%", "35%"]
-        );
+        assert_eq!(ticks(&[0.0, 4100.0], Unit::Plain, true), ["0", "1,000", "2,000", "3,000", "4,000", "5,000"]);
+        assert_eq!(ticks(&[0.12, 0.31], Unit::Share, false), ["10%", "15%", "20%", "25%", "30%", "35%"]);
         let mib = 1024.0 * 1024.0;
-        assert_eq!(
-            ticks(&[3.0 * mib, 90.0 * mib], Unit::Bytes, true),
-            ["0 B", "32 MiB", "64 MiB", "96 MiB"]
-        );
-        assert_eq!(
-            ticks(&[-3.0, 3.0], Unit::Plain, false),
-            ["-4", "-2", "0", "2", "4"]
-        );
+        assert_eq!(ticks(&[3.0 * mib, 90.0 * mib], Unit::Bytes, true), ["0 B", "32 MiB", "64 MiB", "96 MiB"]);
+        assert_eq!(ticks(&[-3.0, 3.0], Unit::Plain, false), ["-4", "-2", "0", "2", "4"]);
     }
 
     #[test]

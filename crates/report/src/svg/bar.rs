@@ -39,10 +39,7 @@ impl BarChart {
         let mut canvas = Canvas::new(bottom + 20.0, &self.title, &self.subtitle);
         let names = self.bars.iter().map(|b| text_width(&b.name));
         let left = 32.0 + names.fold(0.0, f64::max).min(260.0);
-        let values = self
-            .bars
-            .iter()
-            .map(|b| text_width(&self.unit.write(b.value)));
+        let values = self.bars.iter().map(|b| text_width(&self.unit.write(b.value)));
         let right = WIDTH - 36.0 - values.fold(0.0, f64::max);
         let ends = self.bars.iter().flat_map(|b| {
             let (low, high) = b.interval.unwrap_or((b.value, b.value));
@@ -77,13 +74,7 @@ impl BarChart {
             canvas.segment((high, middle - 4.0), (high, middle + 4.0), INK, false);
             written_at = written_at.max(high + 8.0);
         }
-        canvas.text(
-            written_at,
-            base,
-            &self.unit.write(bar.value),
-            Anchor::Start,
-            Type::LABEL,
-        );
+        canvas.text(written_at, base, &self.unit.write(bar.value), Anchor::Start, Type::LABEL);
     }
 }
 
@@ -101,11 +92,7 @@ mod tests {
         };
         let chart = BarChart {
             title: "perplexity".into(),
-            bars: vec![
-                bar("knorm", 63.9),
-                bar("random", 72.5),
-                bar("nothing", f64::NAN),
-            ],
+            bars: vec![bar("knorm", 63.9), bar("random", 72.5), bar("nothing", f64::NAN)],
             ..BarChart::default()
         };
         let svg = chart.svg();

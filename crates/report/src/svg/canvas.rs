@@ -3,9 +3,7 @@
 use std::fmt::Write;
 
 /// Colours that stay apart for colour-blind readers and in print (Okabe and Ito's set, the yellow left out).
-pub(super) const PALETTE: [&str; 6] = [
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9",
-];
+pub(super) const PALETTE: [&str; 6] = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"];
 pub(super) const INK: &str = "#1a1a1a";
 pub(super) const QUIET: &str = "#5f6368";
 pub(super) const GRID: &str = "#e4e6e8";
@@ -30,33 +28,13 @@ pub(super) struct Type {
 }
 
 impl Type {
-    pub(super) const TITLE: Type = Type {
-        size: 16,
-        bold: true,
-        colour: INK,
-    };
-    pub(super) const SUBTITLE: Type = Type {
-        size: 12,
-        bold: false,
-        colour: QUIET,
-    };
-    pub(super) const AXIS: Type = Type {
-        size: 12,
-        bold: false,
-        colour: QUIET,
-    };
-    pub(super) const LABEL: Type = Type {
-        size: 12,
-        bold: false,
-        colour: INK,
-    };
+    pub(super) const TITLE: Type = Type { size: 16, bold: true, colour: INK };
+    pub(super) const SUBTITLE: Type = Type { size: 12, bold: false, colour: QUIET };
+    pub(super) const AXIS: Type = Type { size: 12, bold: false, colour: QUIET };
+    pub(super) const LABEL: Type = Type { size: 12, bold: false, colour: INK };
 
     pub(super) fn coloured(self, colour: &'static str) -> Type {
-        Type {
-            colour,
-            bold: true,
-            ..self
-        }
+        Type { colour, bold: true, ..self }
     }
 }
 
@@ -69,11 +47,7 @@ pub(super) struct Canvas {
 impl Canvas {
     /// A white sheet with a title and a line under it.
     pub(super) fn new(height: f64, title: &str, subtitle: &str) -> Canvas {
-        let mut canvas = Canvas {
-            body: String::new(),
-            height,
-            title: title.to_owned(),
-        };
+        let mut canvas = Canvas { body: String::new(), height, title: title.to_owned() };
         canvas.text(20.0, 28.0, title, Anchor::Start, Type::TITLE);
         canvas.text(20.0, 46.0, subtitle, Anchor::Start, Type::SUBTITLE);
         canvas
@@ -88,11 +62,7 @@ impl Canvas {
             Anchor::Middle => "middle",
             Anchor::End => "end",
         };
-        let weight = if face.bold {
-            " font-weight=\"600\""
-        } else {
-            ""
-        };
+        let weight = if face.bold { " font-weight=\"600\"" } else { "" };
         self.put(format_args!(
             "<text x=\"{}\" y=\"{}\" font-size=\"{}\" fill=\"{}\" text-anchor=\"{anchor}\"{weight}>{}</text>",
             px(x),
@@ -104,11 +74,7 @@ impl Canvas {
     }
 
     pub(super) fn segment(&mut self, from: (f64, f64), to: (f64, f64), colour: &str, dashed: bool) {
-        let dash = if dashed {
-            " stroke-dasharray=\"5 4\""
-        } else {
-            ""
-        };
+        let dash = if dashed { " stroke-dasharray=\"5 4\"" } else { "" };
         self.put(format_args!(
             "<line x1=\"{}\" y1=\"{}\" x2=\"{}\" y2=\"{}\" stroke=\"{colour}\"{dash}/>",
             px(from.0),
@@ -130,19 +96,11 @@ impl Canvas {
     }
 
     pub(super) fn dot(&mut self, at: (f64, f64), colour: &str) {
-        self.put(format_args!(
-            "<circle cx=\"{}\" cy=\"{}\" r=\"3.5\" fill=\"{colour}\"/>",
-            px(at.0),
-            px(at.1)
-        ));
+        self.put(format_args!("<circle cx=\"{}\" cy=\"{}\" r=\"3.5\" fill=\"{colour}\"/>", px(at.0), px(at.1)));
     }
 
     pub(super) fn rect(&mut self, corner: (f64, f64), size: (f64, f64), colour: &str, tip: &str) {
-        let tip = if tip.is_empty() {
-            String::new()
-        } else {
-            format!("<title>{}</title>", escape(tip))
-        };
+        let tip = if tip.is_empty() { String::new() } else { format!("<title>{}</title>", escape(tip)) };
         self.put(format_args!(
             "<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"{colour}\">{tip}</rect>",
             px(corner.0),

@@ -23,12 +23,7 @@ pub struct HeatMap {
 const TOP: f64 = 84.0;
 const NO_VALUE: &str = "#d7d9db";
 /// From light to dark, so that the scale reads in grey too.
-const SHADES: [[f64; 3]; 4] = [
-    [240.0, 246.0, 252.0],
-    [120.0, 182.0, 220.0],
-    [22.0, 104.0, 172.0],
-    [8.0, 34.0, 82.0],
-];
+const SHADES: [[f64; 3]; 4] = [[240.0, 246.0, 252.0], [120.0, 182.0, 220.0], [22.0, 104.0, 172.0], [8.0, 34.0, 82.0]];
 
 impl HeatMap {
     /// The chart as an SVG document.
@@ -59,33 +54,15 @@ impl HeatMap {
             canvas.text(x, bottom + 18.0, &c.to_string(), Anchor::Middle, Type::AXIS);
         }
         let middle = left + 0.5 * cell_width * columns as f64;
-        canvas.text(
-            middle,
-            bottom + 40.0,
-            &self.x_name,
-            Anchor::Middle,
-            Type::AXIS,
-        );
+        canvas.text(middle, bottom + 40.0, &self.x_name, Anchor::Middle, Type::AXIS);
         canvas.text(20.0, TOP - 14.0, &self.y_name, Anchor::Start, Type::AXIS);
-        self.draw_scale(
-            &mut canvas,
-            left + cell_width * columns as f64 + 24.0,
-            low,
-            high,
-        );
+        self.draw_scale(&mut canvas, left + cell_width * columns as f64 + 24.0, low, high);
         canvas.finish()
     }
 
     fn range(&self) -> (f64, f64) {
-        let finite = self
-            .rows
-            .iter()
-            .flatten()
-            .copied()
-            .filter(|v| v.is_finite());
-        finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| {
-            (low.min(v), high.max(v))
-        })
+        let finite = self.rows.iter().flatten().copied().filter(|v| v.is_finite());
+        finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
     }
 
     fn draw_scale(&self, canvas: &mut Canvas, x: f64, low: f64, high: f64) {
@@ -99,20 +76,8 @@ impl HeatMap {
             let corner = (x, TOP + height * step as f64);
             canvas.rect(corner, (14.0, height + 0.5), &shade(share), "");
         }
-        canvas.text(
-            x + 20.0,
-            TOP + 10.0,
-            &self.unit.write(high),
-            Anchor::Start,
-            Type::AXIS,
-        );
-        canvas.text(
-            x + 20.0,
-            TOP + 120.0,
-            &self.unit.write(low),
-            Anchor::Start,
-            Type::AXIS,
-        );
+        canvas.text(x + 20.0, TOP + 10.0, &self.unit.write(high), Anchor::Start, Type::AXIS);
+        canvas.text(x + 20.0, TOP + 120.0, &self.unit.write(low), Anchor::Start, Type::AXIS);
     }
 }
 
@@ -125,19 +90,14 @@ fn colour(value: f64, low: f64, high: f64) -> String {
     if !value.is_finite() {
         return NO_VALUE.to_owned();
     }
-    shade(if high > low {
-        (value - low) / (high - low)
-    } else {
-        0.5
-    })
+    shade(if high > low { (value - low) / (high - low) } else { 0.5 })
 }
 
 fn shade(share: f64) -> String {
     let place = share.clamp(0.0, 1.0) * (SHADES.len() - 1) as f64;
     let below = (place as usize).min(SHADES.len() - 2);
     let part = place - below as f64;
-    let mix =
-        |i: usize| (SHADES[below][i] * (1.0 - part) + SHADES[below + 1][i] * part).round() as u8;
+    let mix = |i: usize| (SHADES[below][i] * (1.0 - part) + SHADES[below + 1][i] * part).round() as u8;
     format!("#{:02x}{:02x}{:02x}", mix(0), mix(1), mix(2))
 }
 
@@ -147,10 +107,7 @@ mod tests {
 
     #[test]
     fn the_largest_value_is_darkest_and_missing_ones_are_grey() {
-        let map = HeatMap {
-            rows: vec![vec![0.0, 1.0], vec![f64::NAN, 0.5]],
-            ..HeatMap::default()
-        };
+        let map = HeatMap { rows: vec![vec![0.0, 1.0], vec![f64::NAN, 0.5]], ..HeatMap::default() };
         let svg = map.svg();
         assert!(svg.contains(&shade(0.0)) && svg.contains(&shade(1.0)) && svg.contains(NO_VALUE));
         assert_eq!(shade(1.0), "#082252");
@@ -159,10 +116,7 @@ mod tests {
 
     #[test]
     fn many_rows_get_fewer_numbers_and_none_is_no_panic() {
-        let map = HeatMap {
-            rows: vec![vec![0.5; 300]; 200],
-            ..HeatMap::default()
-        };
+        let map = HeatMap { rows: vec![vec![0.5; 300]; 200], ..HeatMap::default() };
         assert!(map.svg().matches("<text").count() < 120);
         assert!(HeatMap::default().svg().starts_with("<svg"));
     }

@@ -51,29 +51,15 @@ impl LineChart {
         let right = WIDTH - 28.0 - names.fold(0.0, f64::max).min(220.0);
         let points = || self.series.iter().flat_map(|s| s.points.iter());
         let levels = self.level.iter().map(|l| l.0);
-        let y = Axis::new(
-            points().map(|p| p.1).chain(levels),
-            self.y_unit,
-            self.y_from_zero,
-            (BOTTOM, TOP),
-        );
-        let widest = y
-            .ticks()
-            .into_iter()
-            .map(|t| text_width(&self.y_unit.write(t)));
+        let y = Axis::new(points().map(|p| p.1).chain(levels), self.y_unit, self.y_from_zero, (BOTTOM, TOP));
+        let widest = y.ticks().into_iter().map(|t| text_width(&self.y_unit.write(t)));
         let left = 30.0 + widest.fold(0.0, f64::max);
         let x = Axis::new(points().map(|p| p.0), self.x_unit, false, (left, right));
         y.draw_across(&mut canvas, left, right);
         x.draw_along(&mut canvas, BOTTOM);
         canvas.text(20.0, TOP - 14.0, &self.y_name, Anchor::Start, Type::AXIS);
         let middle = 0.5 * (left + right);
-        canvas.text(
-            middle,
-            BOTTOM + 42.0,
-            &self.x_name,
-            Anchor::Middle,
-            Type::AXIS,
-        );
+        canvas.text(middle, BOTTOM + 42.0, &self.x_name, Anchor::Middle, Type::AXIS);
         if let Some((level, name)) = &self.level {
             let at = y.at(*level);
             canvas.segment((left, at), (right, at), QUIET, true);
@@ -87,10 +73,7 @@ impl LineChart {
     fn draw_lines(&self, canvas: &mut Canvas, x: &Axis, y: &Axis) {
         for (index, series) in self.series.iter().enumerate() {
             let colour = PALETTE[index % PALETTE.len()];
-            for part in series
-                .points
-                .split(|p| !p.0.is_finite() || !p.1.is_finite())
-            {
+            for part in series.points.split(|p| !p.0.is_finite() || !p.1.is_finite()) {
                 let pixels: Vec<(f64, f64)> = part.iter().map(|p| (x.at(p.0), y.at(p.1))).collect();
                 if pixels.len() > 1 {
                     canvas.polyline(&pixels, colour);
@@ -108,9 +91,7 @@ impl LineChart {
             .series
             .iter()
             .enumerate()
-            .filter_map(|(i, s)| {
-                Some((y.at(s.points.iter().rev().find(|p| p.1.is_finite())?.1), i))
-            })
+            .filter_map(|(i, s)| Some((y.at(s.points.iter().rev().find(|p| p.1.is_finite())?.1), i)))
             .collect();
         names.sort_by(|a, b| a.0.total_cmp(&b.0));
         let mut free_from = f64::NEG_INFINITY;
@@ -118,13 +99,7 @@ impl LineChart {
             let at = wanted.max(free_from);
             free_from = at + NAME_GAP;
             let face = Type::LABEL.coloured(PALETTE[index % PALETTE.len()]);
-            canvas.text(
-                right + 8.0,
-                at + 4.0,
-                &self.series[index].name,
-                Anchor::Start,
-                face,
-            );
+            canvas.text(right + 8.0, at + 4.0, &self.series[index].name, Anchor::Start, face);
         }
     }
 }
@@ -136,9 +111,7 @@ mod tests {
     fn chart() -> LineChart {
         let line = |name: &str, slope: f64| Series {
             name: name.into(),
-            points: (0..20)
-                .map(|i| (f64::from(i) * 256.0, f64::from(i) * slope))
-                .collect(),
+            points: (0..20).map(|i| (f64::from(i) * 256.0, f64::from(i) * slope)).collect(),
         };
         LineChart {
             title: "KV cache while reading <a> & \"b\"".into(),
@@ -164,18 +137,8 @@ mod tests {
     fn names_of_lines_that_end_together_do_not_overlap() {
         let svg = chart().svg();
         let at = |name: &str| -> f64 {
-            let line = svg
-                .lines()
-                .find(|l| l.ends_with(&format!(">{name}</text>")))
-                .unwrap();
-            line.split("y=\"")
-                .nth(1)
-                .unwrap()
-                .split('"')
-                .next()
-                .unwrap()
-                .parse()
-                .unwrap()
+            let line = svg.lines().find(|l| l.ends_with(&format!(">{name}</text>"))).unwrap();
+            line.split("y=\"").nth(1).unwrap().split('"').next().unwrap().parse().unwrap()
         };
         assert!((at("dense") - at("knorm")).abs() >= NAME_GAP - 0.1);
     }
