@@ -1,0 +1,144 @@
+//! Ragged paged attention: every kv head has its own number of kept slots, in its own pages, at its own positions.
+//!
+//! Two paths, chosen by the number of query rows that share a head's keys:
+//! * `decode`: few rows. Memory-bound, so each key and value is read once, straight from its page, and the slots are
+//!   split into fixed runs so that all cores help even with one query.
+//! * `prefill`: many rows. Compute-bound, so tiles of keys are converted once and met by register-blocked kernels,
+//!   with the softmax carried along (Dao et al., FlashAttention, 2022; Milakov & Gimelshein, online softmax, 2018).
+//!
+//! `scalar` is the plain twin of both, and what the tests compare with.
+
+mod layout;
+mod scalar;
+
+pub use layout::{KvType, PageLayout, Q8_GROUP, UnknownKvType};
+
+use crate::KernelError;
+use crate::isa::Isa;
+use crate::pool::Pool;
+use std::ops::Range;
+
+/// The kept slots of one kv head: slot `s` is slot `s % tokens` of page `s / tokens`.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadView<'a> {
+    /// How the pages are laid out.
+    pub layout: PageLayout,
+    /// The pages in slot order; more than needed is allowed.
+    pub pages: &'a [&'a [u8]],
+    /// Position of each kept slot, strictly increasing; its length is the number of kept slots.
+    pub positions: &'a [u32],
+}
+
+/// What scales and limits the logits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttendParams {
+    /// Factor on q·k, usually `1 / sqrt(head_dim)`.
+    pub scale: f32,
+    /// `cap * tanh(logit / cap)` after the scale (Gemma 2).
+    pub softcap: Option<f32>,
+    /// Window `w`: the key at position `p` is seen from position `q` iff `q - p < w`.
+    pub window: Option<u32>,
+}
+
+/// Queries and the cache they look at.
+#[derive(Clone, Copy, Debug)]
+pub struct AttendInput<'a> {
+    /// (m, q_heads, key_dim), already rotated.
+    pub q: &'a [f32],
+    /// (m), increasing.
+    pub q_positions: &'a [u32],
+    /// A multiple of the number of kv heads; query heads of one kv head are neighbours.
+    pub q_heads: usize,
+    /// One view for each kv head; all with the same key and value widths.
+    pub heads: &'a [HeadView<'a>],
+    /// Scale, softcap and window.
+    pub params: AttendParams,
+}
+
+/// Buffers of [`attend`], kept between calls so that the steady state allocates nothing.
+#[derive(Default, Debug)]
+pub struct AttendScratch {
+    floats: Vec<f32>,
+}
+
+/// Causal softmax attention of `m` queries over the kept slots of each kv head.
+///
+/// `out` is (m, q_heads, value_dim), overwritten; `lse` is (m, q_heads), the natural logarithm of the sum of
+/// exponentials (minus infinity where a query sees nothing; its output is zeros). The result does not depend on the
+/// number of threads. Nothing of size m x n is ever stored.
+///
+/// # Errors
+/// [`KernelError::Length`] or [`KernelError::Mismatch`] where a size does not fit the others.
+pub fn attend(
+    pool: &Pool,
+    isa: Isa,
+    input: &AttendInput,
+    out: &mut [f32],
+    lse: Option<&mut [f32]>,
+    scratch: &mut AttendScratch,
+) -> Result<(), KernelError> {
+    let shape = Shape::check(input, out.len(), lse.as_ref().map(|l| l.len()))?;
+    let _ = isa;
+    scalar::attend(pool, input, &shape, (out, lse), scratch);
+    Ok(())
+}
+
+/// The sizes of one call, checked against each other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    /// Queries.
+    pub m: usize,
+    /// Query heads that share one kv head.
+    pub group: usize,
+    pub key_dim: usize,
+    pub value_dim: usize,
+}
+
+impl Shape {
+    fn check(input: &AttendInput, out: usize, lse: Option<usize>) -> Result<Shape, KernelError> {
+        let (m, q_heads, kv_heads) = (input.q_positions.len(), input.q_heads, input.heads.len());
+        let Some(first) = input.heads.first() else {
+            return Err(KernelError::Mismatch { what: "query heads and kv heads", left: q_heads, right: 0 });
+        };
+        let (key_dim, value_dim) = (first.layout.key_dim(), first.layout.value_dim());
+        let group = q_heads / kv_heads;
+        expect("query heads against a whole number for each kv head", q_heads, group * kv_heads)?;
+        length("the query buffer (m, q_heads, key_dim)", "values", m * q_heads * key_dim, input.q.len())?;
+        length("the output buffer (m, q_heads, value_dim)", "values", m * q_heads * value_dim, out)?;
+        if let Some(lse) = lse {
+            length("the lse buffer (m, q_heads)", "values", m * q_heads, lse)?;
+        }
+        for head in input.heads {
+            let layout = &head.layout;
+            expect("key widths of two heads", key_dim, layout.key_dim())?;
+            expect("value widths of two heads", value_dim, layout.value_dim())?;
+            let needed = layout.pages_for(head.positions.len());
+            let pages = &head.pages[..needed.min(head.pages.len())];
+            length("the page list of a kv head", "pages", needed, pages.len())?;
+            for page in pages {
+                length("a cache page", "bytes", layout.page_bytes(), page.len())?;
+            }
+            debug_assert!(head.positions.is_sorted_by(|a, b| a < b), "positions must increase");
+        }
+        Ok(Shape { m, group, key_dim, value_dim })
+    }
+}
+
+fn expect(what: &'static str, left: usize, right: usize) -> Result<(), KernelError> {
+    if left == right { Ok(()) } else { Err(KernelError::Mismatch { what, left, right }) }
+}
+
+fn length(what: &'static str, unit: &'static str, expected: usize, got: usize) -> Result<(), KernelError> {
+    if expected == got { Ok(()) } else { Err(KernelError::Length { what, unit, expected, got }) }
+}
+
+/// The slots a query at position `q` sees. Positions increase, so they are one run.
+pub(crate) fn visible(positions: &[u32], q: u32, window: Option<u32>) -> Range<usize> {
+    let end = positions.partition_point(|&p| p <= q);
+    let start = match window {
+        // q - p < w  <=>  p > q - w; with w > q every earlier key is inside.
+        Some(w) => positions[..end].partition_point(|&p| q - p >= w),
+        None => 0,
+    };
+    start..end
+}

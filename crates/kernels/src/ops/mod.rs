@@ -1,0 +1,56 @@
+//! The small row-wise steps between the big kernels: norms, rotation, activations, sums.
+//!
+//! Each is ONE safe loop that the compiler vectorises, compiled twice: for the portable baseline and for AVX2. No
+//! fused multiply-add is used, so both give the same bits, and so does any number of threads: rows (or values) are
+//! independent and each row is summed in one fixed order.
+//!
+//! Work is spread over the pool from [`PARALLEL_VALUES`] on; less is done inline, because waking a thread costs a few
+//! microseconds, which is about what a core needs for that much.
+
+mod activation;
+mod elementwise;
+pub mod exp;
+mod norm;
+mod rope;
+
+pub use activation::{gelu_tanh_mul, silu_mul};
+pub use elementwise::{add, add_bias, scale, softcap};
+pub use norm::{l2_norm, rms_norm, rms_norm_inplace};
+pub use rope::rope;
+
+use crate::pool::Pool;
+
+/// Values a thread is given at least; with fewer than twice as many the caller does all of it inline.
+pub const PARALLEL_VALUES: usize = 16 * 1024;
+
+/// Calls `f(first row, rows)` on pieces of `data`, each a whole number of rows of `row` values.
+fn by_rows(pool: &Pool, data: &mut [f32], row: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+    if data.is_empty() {
+        return;
+    }
+    if data.len() < 2 * PARALLEL_VALUES || pool.threads() == 1 {
+        return f(0, data);
+    }
+    let rows = PARALLEL_VALUES.div_ceil(row.max(1));
+    pool.chunks(data, rows * row, |chunk, piece| f(chunk * rows, piece));
+}
+
+/// Runs `body(args)` compiled for AVX2 if the level allows it, and the portable build of the same code otherwise.
+macro_rules! compiled_twice {
+    ($isa:expr, $body:ident($($arg:ident: $type:ty),* $(,)?)) => {{
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "avx2")]
+            fn avx2($($arg: $type),*) {
+                $body($($arg),*)
+            }
+            if $isa.runs_avx2() {
+                // SAFETY: `runs_avx2` has just said that the processor has AVX2.
+                return unsafe { avx2($($arg),*) };
+            }
+        }
+        let _ = $isa;
+        $body($($arg),*)
+    }};
+}
+use compiled_twice;
