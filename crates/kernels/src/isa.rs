@@ -1,0 +1,137 @@
+//! Which instruction set a kernel may use, decided at run time.
+//!
+//! Release binaries and wheels are portable, so nothing is compiled with `target-cpu=native`: each fast
+//! kernel carries its own `#[target_feature]` and is reached only after [`Isa::is_available`] said yes.
+//! Levels are ordered; a kernel without a variant for a level takes the next lower one.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// An instruction set level. Later levels include the earlier ones.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Isa {
+    /// Portable Rust without `unsafe`: the twin that tests compare against.
+    Scalar,
+    /// x86-64 with AVX2, FMA and F16C (any desktop or server since about 2013).
+    Avx2,
+    /// AVX-512 F, BW, VL and VNNI.
+    Avx512,
+    /// [`Isa::Avx512`] and the int8 tiles of AMX.
+    Amx,
+}
+
+impl Isa {
+    /// Every level, lowest first.
+    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Amx];
+
+    /// The highest level this processor has.
+    pub fn best() -> Isa {
+        let available = |isa: &&Isa| isa.is_available();
+        Isa::ALL.iter().rev().find(available).copied().unwrap_or(Isa::Scalar)
+    }
+
+    /// Every level this processor has, lowest first (never empty: [`Isa::Scalar`] always works).
+    pub fn available() -> Vec<Isa> {
+        Isa::ALL.into_iter().filter(|isa| isa.is_available()).collect()
+    }
+
+    /// Whether this processor has the level. The answer is cached by the standard library, so asking is cheap.
+    pub fn is_available(self) -> bool {
+        match self {
+            Isa::Scalar => true,
+            Isa::Avx2 => has_avx2(),
+            Isa::Avx512 => has_avx2() && has_avx512(),
+            Isa::Amx => has_avx2() && has_avx512() && has_amx(),
+        }
+    }
+
+    /// True if AVX2 code may run when this level was asked for.
+    pub(crate) fn runs_avx2(self) -> bool {
+        self >= Isa::Avx2 && has_avx2()
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512vnni")
+}
+
+/// CPUID leaf 7 names the tiles; the operating system must in addition grant their state, which a kernel
+/// that uses them asks for itself, so this only says that the hardware has them.
+#[cfg(target_arch = "x86_64")]
+fn has_amx() -> bool {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    if __cpuid(0).eax < 7 {
+        return false;
+    }
+    let edx = __cpuid_count(7, 0).edx;
+    let (tile, int8) = (edx >> 24 & 1, edx >> 25 & 1);
+    tile == 1 && int8 == 1
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_avx2() -> bool {
+    false
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_avx512() -> bool {
+    false
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_amx() -> bool {
+    false
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+            Isa::Amx => "amx",
+        })
+    }
+}
+
+/// A name that is none of "scalar", "avx2", "avx512", "amx".
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown instruction set {0:?}: one of scalar, avx2, avx512, amx")]
+pub struct UnknownIsa(String);
+
+impl FromStr for Isa {
+    type Err = UnknownIsa;
+
+    fn from_str(name: &str) -> Result<Isa, UnknownIsa> {
+        let named = |isa: &Isa| isa.to_string().eq_ignore_ascii_case(name);
+        Isa::ALL.into_iter().find(named).ok_or_else(|| UnknownIsa(name.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_survive_a_round_trip_and_strangers_are_refused() {
+        for isa in Isa::ALL {
+            assert_eq!(isa.to_string().parse(), Ok(isa));
+        }
+        assert!("sse9".parse::<Isa>().is_err());
+    }
+
+    #[test]
+    fn the_best_level_is_available_and_no_available_level_is_above_it() {
+        assert!(Isa::best().is_available());
+        assert!(Isa::available().into_iter().all(|isa| isa <= Isa::best()));
+    }
+}

@@ -1,0 +1,37 @@
+//! F32, F16 and BF16: plain floats, widened exactly.
+
+use crate::DType;
+use half::{bf16, f16};
+
+/// An IEEE half, little-endian, to f32 (exact).
+#[inline]
+pub(crate) fn f16_to_f32(bytes: [u8; 2]) -> f32 {
+    f16::from_le_bytes(bytes).to_f32()
+}
+
+/// A bfloat16, little-endian, to f32 (exact): the upper half of the same number.
+#[inline]
+pub(crate) fn bf16_to_f32(bytes: [u8; 2]) -> f32 {
+    f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)
+}
+
+/// Widens a row of plain floats; lengths were checked by the caller.
+pub(super) fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) {
+    let (words, _) = bytes.as_chunks::<4>();
+    let (halves, _) = bytes.as_chunks::<2>();
+    match dtype {
+        DType::F16 => out.iter_mut().zip(halves).for_each(|(out, &b)| *out = f16_to_f32(b)),
+        DType::BF16 => out.iter_mut().zip(halves).for_each(|(out, &b)| *out = bf16_to_f32(b)),
+        _ => out.iter_mut().zip(words).for_each(|(out, &b)| *out = f32::from_le_bytes(b)),
+    }
+}
+
+/// Rounds values to F16 in the file's layout (to nearest, ties to even).
+pub fn quantize_f16(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect()
+}
+
+/// Rounds values to BF16 in the file's layout (to nearest, ties to even).
+pub fn quantize_bf16(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect()
+}
