@@ -6,7 +6,7 @@
 //! a GGUF the whole vocabulary, is always hashed whole.
 
 use crate::error::FileError;
-use crate::sha256::Sha256;
+use crate::hash::Hash;
 use crate::storage::Storage;
 use crate::tensor::TensorInfo;
 
@@ -19,7 +19,7 @@ pub(crate) fn of(
     tensors: &[TensorInfo],
     config: Option<&[u8]>,
 ) -> Result<[u8; 32], FileError> {
-    let mut hash = Sha256::new();
+    let mut hash = Hash::sha256();
     hash.update(b"meden fingerprint 1");
     for (storage, head) in files {
         hash.update(&storage.len().to_le_bytes());
@@ -47,5 +47,5 @@ pub(crate) fn of(
             hash.update(&storage.read_vec(t.offset + at, SAMPLE, &t.name)?);
         }
     }
-    Ok(hash.finish())
+    Ok(hash.bytes())
 }

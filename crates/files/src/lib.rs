@@ -10,13 +10,15 @@ mod atomic;
 mod error;
 mod fingerprint;
 pub mod gguf;
+mod hash;
 pub mod hf;
 mod json;
 mod layout;
 mod model_files;
 pub mod names;
 pub mod safetensors_file;
-mod sha256;
+
+pub mod source;
 mod storage;
 mod tensor;
 
