@@ -8,8 +8,16 @@
 //!
 //! `scalar` is the plain twin of both, and what the tests compare with.
 
+#[cfg(target_arch = "x86_64")]
+mod decode;
+#[cfg(target_arch = "x86_64")]
+mod dots;
 mod layout;
+#[cfg(target_arch = "x86_64")]
+mod rows;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod simd;
 
 pub use layout::{KvType, PageLayout, Q8_GROUP, UnknownKvType};
 
@@ -59,6 +67,10 @@ pub struct AttendInput<'a> {
 #[derive(Default, Debug)]
 pub struct AttendScratch {
     floats: Vec<f32>,
+    queries: Vec<f32>,
+    ranges: Vec<Range<usize>>,
+    #[cfg(target_arch = "x86_64")]
+    tasks: Vec<decode::Task>,
 }
 
 /// Causal softmax attention of `m` queries over the kept slots of each kv head.
@@ -78,6 +90,11 @@ pub fn attend(
     scratch: &mut AttendScratch,
 ) -> Result<(), KernelError> {
     let shape = Shape::check(input, out.len(), lse.as_ref().map(|l| l.len()))?;
+    #[cfg(target_arch = "x86_64")]
+    if isa.runs_avx2() {
+        decode::attend(pool, input, &shape, (out, lse), scratch);
+        return Ok(());
+    }
     let _ = isa;
     scalar::attend(pool, input, &shape, (out, lse), scratch);
     Ok(())
