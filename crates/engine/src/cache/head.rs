@@ -1,0 +1,289 @@
+//! The cache of one key-value head: its own pages, its own length.
+//!
+//! Slots hold keys (after RoPE, at their true positions) and values; beside them travel each slot's original
+//! position and named f32 columns such as the key norm. Pages are shared after a fork and copied when written.
+
+use std::sync::Arc;
+
+use meden_kernels::attention::PageLayout;
+use meden_kernels::mem::{PageBuf, Slab};
+
+/// A per-slot number that a press may ask for; it moves with its slot through compaction, fork, save and rewind.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Column {
+    /// Name, unique in a head.
+    pub name: &'static str,
+    /// One value a slot.
+    pub values: Vec<f32>,
+}
+
+/// Data about a page as a whole (bounds for page selection, for instance). Compaction and append clear what they
+/// touch; the owner recomputes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PageSide {
+    /// Name, unique in a head.
+    pub name: &'static str,
+    /// One entry a page, `None` where it has to be computed again.
+    pub pages: Vec<Option<Vec<f32>>>,
+}
+
+/// Keys and values of one kv head of one layer.
+#[derive(Clone)]
+pub struct HeadCache {
+    layout: PageLayout,
+    slab: Arc<Slab>,
+    pages: Vec<Arc<PageBuf>>,
+    positions: Vec<u32>,
+    norms: Vec<f32>,
+    columns: Vec<Column>,
+    sides: Vec<PageSide>,
+}
+
+impl HeadCache {
+    /// An empty head whose pages come from `slab`.
+    pub fn new(layout: PageLayout, slab: Arc<Slab>) -> HeadCache {
+        HeadCache {
+            layout,
+            slab,
+            pages: Vec::new(),
+            positions: Vec::new(),
+            norms: Vec::new(),
+            columns: Vec::new(),
+            sides: Vec::new(),
+        }
+    }
+
+    /// Slots in use.
+    pub fn len(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// Is the head empty?
+    pub fn is_empty(&self) -> bool {
+        self.positions.is_empty()
+    }
+
+    /// How its pages are laid out.
+    pub fn layout(&self) -> PageLayout {
+        self.layout
+    }
+
+    /// Original positions of the slots, strictly increasing.
+    pub fn positions(&self) -> &[u32] {
+        &self.positions
+    }
+
+    /// L2 norm of each slot's key, in f32 from the f32 key at append.
+    pub fn norms(&self) -> &[f32] {
+        &self.norms
+    }
+
+    /// Pages in use.
+    pub fn pages(&self) -> &[Arc<PageBuf>] {
+        &self.pages
+    }
+
+    /// The column of that name, if a press has added it.
+    pub fn column(&self, name: &str) -> Option<&[f32]> {
+        self.columns.iter().find(|c| c.name == name).map(|c| c.values.as_slice())
+    }
+
+    /// The column of that name, made of zeros where it did not exist.
+    pub fn column_mut(&mut self, name: &'static str) -> &mut [f32] {
+        let at = match self.columns.iter().position(|c| c.name == name) {
+            Some(at) => at,
+            None => {
+                self.columns.push(Column { name, values: vec![0.0; self.positions.len()] });
+                self.columns.len() - 1
+            }
+        };
+        &mut self.columns[at].values
+    }
+
+    /// Data kept about each page under that name (all `None` at first).
+    pub fn side_mut(&mut self, name: &'static str) -> &mut [Option<Vec<f32>>] {
+        let at = match self.sides.iter().position(|s| s.name == name) {
+            Some(at) => at,
+            None => {
+                self.sides.push(PageSide { name, pages: vec![None; self.pages.len()] });
+                self.sides.len() - 1
+            }
+        };
+        &mut self.sides[at].pages
+    }
+
+    /// Read the key of a slot back as f32 (rounded to the cache's type). `out` is `key_dim` long.
+    pub fn key(&self, slot: usize, out: &mut [f32]) {
+        let (page, at) = self.place(slot);
+        self.layout.read_key(&self.pages[page], at, out);
+    }
+
+    /// Read the value of a slot back as f32. `out` is `value_dim` long.
+    pub fn value(&self, slot: usize, out: &mut [f32]) {
+        let (page, at) = self.place(slot);
+        self.layout.read_value(&self.pages[page], at, out);
+    }
+
+    fn place(&self, slot: usize) -> (usize, usize) {
+        (slot / self.layout.tokens(), slot % self.layout.tokens())
+    }
+
+    /// Append one token. `position` must lie beyond every position held.
+    pub fn push(&mut self, position: u32, key: &[f32], value: &[f32]) {
+        debug_assert!(self.positions.last().is_none_or(|&last| last < position));
+        let (page, at) = self.place(self.positions.len());
+        if page == self.pages.len() {
+            self.pages.push(Arc::new(self.slab.alloc()));
+            for side in &mut self.sides {
+                side.pages.push(None);
+            }
+        }
+        let layout = self.layout;
+        layout.write(self.page_mut(page), at, key, value);
+        self.positions.push(position);
+        self.norms.push(meden_kernels::ops::l2_norm(key));
+        for column in &mut self.columns {
+            column.values.push(0.0);
+        }
+    }
+
+    /// The page for writing: a page shared with a fork is copied first.
+    fn page_mut(&mut self, page: usize) -> &mut PageBuf {
+        for side in &mut self.sides {
+            side.pages[page] = None;
+        }
+        if Arc::get_mut(&mut self.pages[page]).is_none() {
+            let mut copy = self.slab.alloc();
+            copy.copy_from_slice(&self.pages[page]);
+            self.pages[page] = Arc::new(copy);
+        }
+        // The line above made this session the only owner.
+        Arc::get_mut(&mut self.pages[page]).expect("a page just copied has one owner")
+    }
+
+    /// Keep the slots named in `keep` (ascending), drop the others; kept slots move down inside the head in place
+    /// and the pages that end up empty go back to the slab.
+    pub fn retain(&mut self, keep: &[u32]) {
+        debug_assert!(keep.windows(2).all(|w| w[0] < w[1]));
+        for (to, &from) in keep.iter().enumerate() {
+            let from = from as usize;
+            if to != from {
+                self.move_slot(from, to);
+            }
+        }
+        retain_in_place(&mut self.positions, keep);
+        retain_in_place(&mut self.norms, keep);
+        for column in &mut self.columns {
+            retain_in_place(&mut column.values, keep);
+        }
+        self.drop_tail_pages();
+    }
+
+    fn move_slot(&mut self, from: usize, to: usize) {
+        let layout = self.layout;
+        let (from_page, from_at) = self.place(from);
+        let (to_page, to_at) = self.place(to);
+        if from_page == to_page {
+            layout.move_slot(self.page_mut(to_page), from_at, to_at);
+        } else {
+            let source = self.pages[from_page].clone(); // a second owner of the source page only, never of the target
+            layout.copy_slot(&source, from_at, self.page_mut(to_page), to_at);
+        }
+    }
+
+    /// Drop every slot from `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        if len >= self.positions.len() {
+            return;
+        }
+        self.positions.truncate(len);
+        self.norms.truncate(len);
+        for column in &mut self.columns {
+            column.values.truncate(len);
+        }
+        self.drop_tail_pages();
+    }
+
+    fn drop_tail_pages(&mut self) {
+        let used = self.positions.len().div_ceil(self.layout.tokens());
+        self.pages.truncate(used);
+        for side in &mut self.sides {
+            side.pages.truncate(used);
+        }
+        // A large eviction should not leave large metadata behind either.
+        if self.positions.capacity() > 2 * self.positions.len() + 1024 {
+            self.positions.shrink_to_fit();
+            self.norms.shrink_to_fit();
+            self.pages.shrink_to_fit();
+            for column in &mut self.columns {
+                column.values.shrink_to_fit();
+            }
+        }
+    }
+
+    /// Free whole pages at the front whose positions all lie below `first`; used by sliding-window layers.
+    /// Returns the slots dropped.
+    pub fn drop_front_pages(&mut self, first: u32) -> usize {
+        let tokens = self.layout.tokens();
+        let old = self.positions.partition_point(|&p| p < first);
+        let whole = old / tokens;
+        if whole == 0 {
+            return 0;
+        }
+        self.pages.drain(..whole);
+        self.positions.drain(..whole * tokens);
+        self.norms.drain(..whole * tokens);
+        for column in &mut self.columns {
+            column.values.drain(..whole * tokens);
+        }
+        for side in &mut self.sides {
+            side.pages.drain(..whole);
+        }
+        whole * tokens
+    }
+
+    /// Bytes of the data pages.
+    pub fn page_bytes(&self) -> usize {
+        self.pages.len() * self.layout.page_bytes()
+    }
+
+    /// Bytes of what travels beside the slots: positions, norms, columns, page data.
+    pub fn metadata_bytes(&self) -> usize {
+        let slots = self.positions.len() * (size_of::<u32>() + size_of::<f32>() * (1 + self.columns.len()));
+        let sides: usize = self.sides.iter().flat_map(|s| &s.pages).flatten().map(|v| v.len() * size_of::<f32>()).sum();
+        slots + sides
+    }
+
+    /// Pages that this head shares with a fork.
+    pub fn shared_pages(&self) -> usize {
+        self.pages.iter().filter(|p| Arc::strong_count(p) > 1).count()
+    }
+
+    /// Rebuild a head from a saved session: raw pages and what travels beside them.
+    pub(crate) fn load(&mut self, pages: &[u8], positions: Vec<u32>, norms: Vec<f32>, columns: Vec<Column>) {
+        self.pages = pages
+            .chunks_exact(self.layout.page_bytes())
+            .map(|bytes| {
+                let mut page = self.slab.alloc();
+                page.copy_from_slice(bytes);
+                Arc::new(page)
+            })
+            .collect();
+        self.positions = positions;
+        self.norms = norms;
+        self.columns = columns;
+        self.sides.clear();
+    }
+
+    /// Columns, for saving.
+    pub(crate) fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+}
+
+fn retain_in_place<T: Copy>(values: &mut Vec<T>, keep: &[u32]) {
+    for (to, &from) in keep.iter().enumerate() {
+        values[to] = values[from as usize];
+    }
+    values.truncate(keep.len());
+}

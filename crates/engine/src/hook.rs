@@ -1,0 +1,186 @@
+//! Look at, or change, what flows through a model.
+//!
+//! A [`Hook`] names the sites it wants; at each of them it is handed the rows of the residual stream (or of the
+//! block's inner activations) and may edit them in place. The plan is compiled once a call, so a site that nobody
+//! wants costs nothing, and a hook that changes nothing leaves the logits bit-identical.
+
+use crate::error::EngineError;
+
+/// A named place in the forward pass. Names are the field's (TransformerLens writes `hook_resid_pre`, here
+/// `resid_pre`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Site {
+    /// Residual stream entering the block. Rows are `hidden` wide.
+    ResidPre,
+    /// Queries after norm and rotation, `q_heads * head_dim` wide.
+    Q,
+    /// Keys after norm and rotation, before they enter the cache, `kv_heads * head_dim` wide.
+    K,
+    /// Values before they enter the cache, `kv_heads * head_dim` wide.
+    V,
+    /// Input of the attention's output projection, `q_heads * head_dim` wide.
+    Z,
+    /// What attention adds to the stream (after a post-sublayer norm where the family has one), `hidden` wide.
+    AttnOut,
+    /// Residual stream between attention and feed-forward, `hidden` wide.
+    ResidMid,
+    /// Input of the feed-forward's down projection, `intermediate` wide.
+    MlpAct,
+    /// What the feed-forward adds to the stream, `hidden` wide.
+    MlpOut,
+    /// Residual stream leaving the block, `hidden` wide.
+    ResidPost,
+    /// The last residual stream after the final norm, `hidden` wide; only rows whose logits are computed. Its layer is the number of layers.
+    FinalNorm,
+    /// Logits after the final soft cap, `vocab` wide; only rows that are computed. Its layer is the number of layers.
+    Logits,
+}
+
+impl Site {
+    /// Every site, in the order the data flows.
+    pub const ALL: [Site; 12] = [
+        Site::ResidPre,
+        Site::Q,
+        Site::K,
+        Site::V,
+        Site::Z,
+        Site::AttnOut,
+        Site::ResidMid,
+        Site::MlpAct,
+        Site::MlpOut,
+        Site::ResidPost,
+        Site::FinalNorm,
+        Site::Logits,
+    ];
+
+    /// The name used in files, flags and tensors.
+    pub fn name(self) -> &'static str {
+        match self {
+            Site::ResidPre => "resid_pre",
+            Site::Q => "q",
+            Site::K => "k",
+            Site::V => "v",
+            Site::Z => "z",
+            Site::AttnOut => "attn_out",
+            Site::ResidMid => "resid_mid",
+            Site::MlpAct => "mlp_act",
+            Site::MlpOut => "mlp_out",
+            Site::ResidPost => "resid_post",
+            Site::FinalNorm => "final_norm",
+            Site::Logits => "logits",
+        }
+    }
+
+    /// Sites that exist once a model, not once a layer.
+    pub fn is_global(self) -> bool {
+        matches!(self, Site::FinalNorm | Site::Logits)
+    }
+}
+
+impl std::str::FromStr for Site {
+    type Err = EngineError;
+    fn from_str(name: &str) -> Result<Self, EngineError> {
+        let bare = name.strip_prefix("hook_").unwrap_or(name);
+        Site::ALL.into_iter().find(|s| s.name() == bare).ok_or_else(|| EngineError::Setting {
+            field: "site",
+            value: name.to_string(),
+            allowed: format!("one of {}", Site::ALL.map(Site::name).join(", ")),
+        })
+    }
+}
+
+/// One visit: where in the model, which tokens, and their rows.
+pub struct SiteVisit<'a> {
+    /// The place.
+    pub site: Site,
+    /// Layer, counted from 0 (the number of layers for global sites).
+    pub layer: usize,
+    /// Original positions of the rows.
+    pub positions: &'a [u32],
+    /// The rows, `(positions.len(), width)`, row-major. Edits take effect downstream.
+    pub rows: &'a mut [f32],
+    /// Width of a row.
+    pub width: usize,
+}
+
+/// Something that looks at, or edits, activations during a forward pass.
+pub trait Hook {
+    /// Name for error messages.
+    fn name(&self) -> &str;
+    /// Does this hook want the site at the layer (the number of layers for global sites)? Asked once a call for each place.
+    fn wants(&self, site: Site, layer: usize) -> bool;
+    /// Called at each wanted place, in the order of the data, once a prefill chunk.
+    fn visit(&mut self, visit: SiteVisit<'_>) -> Result<(), EngineError>;
+}
+
+/// Which hooks want which place; compiled once a call, empty when nobody looks.
+pub(crate) struct HookPlan {
+    /// `(layers + 1) * sites` lists of hook numbers; empty when there are no hooks.
+    wanted: Vec<Vec<usize>>,
+    fired: Vec<bool>,
+}
+
+impl HookPlan {
+    /// Ask each hook what it wants of a model with `layers` layers. A hook that wants nothing is refused.
+    pub(crate) fn compile(hooks: &[&mut dyn Hook], layers: usize) -> Result<HookPlan, EngineError> {
+        if hooks.is_empty() {
+            return Ok(HookPlan { wanted: Vec::new(), fired: Vec::new() });
+        }
+        let mut wanted = vec![Vec::new(); (layers + 1) * Site::ALL.len()];
+        for (number, hook) in hooks.iter().enumerate() {
+            let mut any = false;
+            for site in Site::ALL {
+                let places = if site.is_global() { layers..layers + 1 } else { 0..layers };
+                for layer in places {
+                    if hook.wants(site, layer) {
+                        wanted[layer * Site::ALL.len() + site as usize].push(number);
+                        any = true;
+                    }
+                }
+            }
+            if !any {
+                return Err(EngineError::Hook {
+                    hook: hook.name().to_string(),
+                    why: format!("it wants no site of this model, which has layers 0 to {}", layers - 1),
+                });
+            }
+        }
+        Ok(HookPlan { wanted, fired: vec![false; hooks.len()] })
+    }
+
+    /// Does anyone want this place?
+    pub(crate) fn wants(&self, site: Site, layer: usize) -> bool {
+        self.wanted.get(layer * Site::ALL.len() + site as usize).is_some_and(|w| !w.is_empty())
+    }
+
+    /// Show the rows to every hook that wants this place.
+    pub(crate) fn visit(
+        &mut self,
+        hooks: &mut [&mut dyn Hook],
+        (site, layer): (Site, usize),
+        positions: &[u32],
+        rows: &mut [f32],
+    ) -> Result<(), EngineError> {
+        if !self.wants(site, layer) || positions.is_empty() {
+            return Ok(());
+        }
+        let width = rows.len() / positions.len();
+        for &number in &self.wanted[layer * Site::ALL.len() + site as usize] {
+            self.fired[number] = true;
+            hooks[number].visit(SiteVisit { site, layer, positions, rows: &mut *rows, width })?;
+        }
+        Ok(())
+    }
+
+    /// A hook that no row ever reached is an error: its silence would look like a result.
+    pub(crate) fn check_fired(&self, hooks: &[&mut dyn Hook]) -> Result<(), EngineError> {
+        match self.fired.iter().position(|fired| !fired) {
+            None => Ok(()),
+            Some(number) => Err(EngineError::Hook {
+                hook: hooks[number].name().to_string(),
+                why: "none of the sites it wants was computed in this call (logits are only computed for the rows asked for)"
+                    .to_string(),
+            }),
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Language models on ordinary machines, with a key-value cache that can really shrink.
+//!
+//! The folders stand in the order the data flows:
+//! text (`text/`) becomes token ids, the `model/` turns them into logits, the `cache/` keeps what later tokens
+//! will read, a `press/` decides what of it is worth keeping, and a `session/` ties one conversation together.
+//! One loaded [`Model`] serves many [`Session`]s; all state lives in the session.
+
+pub mod cache;
+pub mod error;
+pub mod hook;
+pub mod model;
+pub mod press;
+pub mod session;
+pub mod text;
+
+pub use cache::stats::{CacheStats, LayerStats};
+pub use error::EngineError;
+pub use hook::{Hook, Site, SiteVisit};
+pub use model::config::Config;
+pub use model::{LoadOptions, Model, WeightMode};
+pub use press::budget::{Budget, SkipOverflow};
+pub use press::policy::{Policy, Rounding, Schedule};
+pub use press::{Press, PressSpec};
+pub use session::control::Control;
+pub use session::{LogitRows, Session, SessionOptions};
+
+pub use meden_kernels::attention::KvType;
+pub use meden_kernels::isa::Isa;

@@ -1,0 +1,306 @@
+//! Weights from files into their one resident layout.
+//!
+//! Names are Hugging Face's whatever the file (one place in `meden-files` maps them). GGUF stores rows of Q and K of
+//! llama and mistral for interleaved rotation; whole rows are put back here, which is lossless in every format.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use meden_files::{ModelFiles, TensorInfo};
+use meden_kernels::dtype::DType;
+use meden_kernels::isa::Isa;
+use meden_kernels::matmul::Matrix;
+use meden_kernels::mem::MappedFile;
+use meden_kernels::pool::Pool;
+
+use super::config::Config;
+use super::{Attention, Block, Linear, LoadOptions, Mlp, Model, WeightMode};
+use crate::error::EngineError;
+
+/// Everything that reading one tensor needs.
+struct Loader<'a> {
+    files: &'a ModelFiles,
+    config: &'a Config,
+    mode: WeightMode,
+    isa: Isa,
+    maps: Vec<(std::path::PathBuf, Arc<MappedFile>)>,
+}
+
+pub(crate) fn load(files: &ModelFiles, options: &LoadOptions) -> Result<Model, EngineError> {
+    let isa = options.isa.unwrap_or_else(Isa::best);
+    if !isa.is_available() {
+        let names: Vec<String> = Isa::available().iter().map(ToString::to_string).collect();
+        return Err(EngineError::Setting {
+            field: "instruction set",
+            value: isa.to_string(),
+            allowed: format!("this processor has {}", names.join(", ")),
+        });
+    }
+    let threads = if options.threads == 0 { Pool::default_threads() } else { options.threads };
+    let mut config = Config::read(files)?;
+    config.vocab = embedding_rows(files, &config)?;
+    let config = config;
+    let mut loader = Loader { files, config: &config, mode: options.weights, isa, maps: Vec::new() };
+
+    let embedding = Arc::new(loader.matrix("model.embed_tokens.weight", (config.vocab, config.hidden), None)?);
+    let tied =
+        files.tensor("lm_head.weight").is_none() || files.config().is_some_and(|c| c.tie_word_embeddings == Some(true));
+    let head = if tied {
+        embedding.clone()
+    } else {
+        Arc::new(loader.matrix("lm_head.weight", (config.vocab, config.hidden), None)?)
+    };
+    let mut blocks = Vec::with_capacity(config.layers);
+    for layer in 0..config.layers {
+        blocks.push(loader.block(layer)?);
+    }
+    let final_norm = loader.norm("model.norm.weight", config.hidden)?;
+    let mut weight_bytes = embedding.bytes() + final_norm.len() * 4;
+    if !tied {
+        weight_bytes += head.bytes();
+    }
+    weight_bytes += blocks.iter().map(Block::bytes).sum::<usize>();
+    let fingerprint = files.fingerprint()?;
+    Ok(Model { embedding, blocks, final_norm, head, pool: Pool::new(threads), isa, fingerprint, weight_bytes, config })
+}
+
+/// Peak bytes of loading: what stays, and the largest tensor while it is converted.
+pub(crate) fn bytes_needed(files: &ModelFiles, options: &LoadOptions) -> u64 {
+    let held = |t: &TensorInfo| -> u64 {
+        let values: usize = t.shape.iter().product();
+        match options.weights {
+            WeightMode::Native => t.bytes as u64,
+            WeightMode::F32 => 4 * values as u64,
+            WeightMode::Mapped => 0,
+        }
+    };
+    let total: u64 = files.tensors().map(&held).sum();
+    let largest = files.tensors().map(|t| t.bytes as u64).max().unwrap_or(0);
+    total + largest
+}
+
+fn embedding_rows(files: &ModelFiles, config: &Config) -> Result<usize, EngineError> {
+    let name = "model.embed_tokens.weight";
+    let info = files.tensor(name).ok_or_else(|| missing(name, config))?;
+    match info.shape.as_slice() {
+        &[rows, hidden] if hidden == config.hidden && rows > 0 && (config.vocab == 0 || config.vocab == rows) => {
+            Ok(rows)
+        }
+        _ => Err(EngineError::TensorShape {
+            name: name.into(),
+            found: info.shape.clone(),
+            needed: vec![config.vocab.max(1), config.hidden],
+        }),
+    }
+}
+
+fn missing(name: &str, config: &Config) -> EngineError {
+    EngineError::MissingTensor { name: name.to_string(), architecture: config.architecture.clone() }
+}
+
+/// Where the row `row` of a head stored for interleaved rotation belongs: pairs (2i, 2i+1) become (i, i + dim/2).
+fn interleaved_source(row: usize, head_dim: usize) -> usize {
+    let (head, at) = (row / head_dim, row % head_dim);
+    let half = head_dim / 2;
+    head * head_dim + if at < half { 2 * at } else { 2 * (at - half) + 1 }
+}
+
+fn unpermute(bytes: &[u8], rows: usize, head_dim: usize) -> Vec<u8> {
+    let row_bytes = bytes.len() / rows;
+    let mut out = Vec::with_capacity(bytes.len());
+    for row in 0..rows {
+        let source = interleaved_source(row, head_dim);
+        out.extend_from_slice(&bytes[source * row_bytes..(source + 1) * row_bytes]);
+    }
+    out
+}
+
+/// Which rows of a tensor to take, and whether they have to be put back in order.
+#[derive(Clone, Default)]
+struct Part {
+    rows: Option<Range<usize>>,
+    interleaved: bool,
+}
+
+impl Loader<'_> {
+    fn info(&self, name: &str) -> Result<&TensorInfo, EngineError> {
+        self.files.tensor(name).ok_or_else(|| missing(name, self.config))
+    }
+
+    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, EngineError> {
+        let info = self.info(name)?;
+        if info.shape.iter().product::<usize>() != len {
+            return Err(EngineError::TensorShape { name: name.into(), found: info.shape.clone(), needed: vec![len] });
+        }
+        let mut values = vec![0.0; len];
+        meden_kernels::weights::dequantize(info.dtype, &self.files.read(info)?, &mut values)?;
+        Ok(values)
+    }
+
+    fn norm(&self, name: &str, len: usize) -> Result<Vec<f32>, EngineError> {
+        let mut weight = self.vector(name, len)?;
+        if self.config.norm_plus_one {
+            weight.iter_mut().for_each(|w| *w += 1.0);
+        }
+        Ok(weight)
+    }
+
+    /// A whole matrix, or some of its rows. `shape` is that of the result.
+    fn matrix(&mut self, name: &str, shape: (usize, usize), part: Option<Part>) -> Result<Matrix, EngineError> {
+        let (rows, cols) = shape;
+        let part = part.unwrap_or_default();
+        let info = self.info(name)?.clone();
+        let wanted = part.rows.clone().unwrap_or(0..rows);
+        let whole = part.rows.is_none();
+        let fits =
+            matches!(info.shape.as_slice(), &[r, c] if c == cols && (if whole { r == rows } else { r >= wanted.end }));
+        if !fits || wanted.len() != rows {
+            return Err(EngineError::TensorShape {
+                name: name.into(),
+                found: info.shape,
+                needed: vec![wanted.end, cols],
+            });
+        }
+        if self.mode == WeightMode::Mapped && !part.interleaved {
+            let (path, offset) = self.files.location(&info);
+            let skip = info.bytes / info.shape[0] * wanted.start;
+            let map = self.map(&path.to_path_buf())?;
+            return Ok(Matrix::from_mapped(info.dtype, rows, cols, map, offset as usize + skip, self.isa)?);
+        }
+        let mut bytes = if whole { self.files.read(&info)? } else { self.files.read_rows(&info, wanted)? };
+        if part.interleaved {
+            bytes = unpermute(&bytes, rows, self.config.head_dim);
+        }
+        if self.mode == WeightMode::F32 || info.dtype == DType::F32 {
+            let mut values = vec![0.0; rows * cols];
+            meden_kernels::weights::dequantize(info.dtype, &bytes, &mut values)?;
+            drop(bytes);
+            return Ok(Matrix::from_f32(rows, cols, values, self.isa)?);
+        }
+        Ok(Matrix::new(info.dtype, rows, cols, bytes, self.isa)?)
+    }
+
+    fn map(&mut self, path: &std::path::PathBuf) -> Result<Arc<MappedFile>, EngineError> {
+        if let Some((_, map)) = self.maps.iter().find(|(p, _)| p == path) {
+            return Ok(map.clone());
+        }
+        let map = MappedFile::open(path).map_err(|error| EngineError::Config {
+            field: "weights mapped".into(),
+            why: format!("{}: {error}", path.display()),
+        })?;
+        let map = Arc::new(map);
+        self.maps.push((path.clone(), map.clone()));
+        Ok(map)
+    }
+
+    fn bias(&self, weight_name: &str, part: &Part, rows: usize) -> Result<Option<Vec<f32>>, EngineError> {
+        let name = weight_name.replace(".weight", ".bias");
+        let Some(info) = self.files.tensor(&name) else { return Ok(None) };
+        let all = self.vector(&name, info.shape.iter().product())?;
+        let wanted = part.rows.clone().unwrap_or(0..all.len());
+        let bias = all.get(wanted).filter(|b| b.len() == rows).map(<[f32]>::to_vec).ok_or_else(|| {
+            EngineError::TensorShape { name: name.clone(), found: vec![all.len()], needed: vec![rows] }
+        })?;
+        if part.interleaved {
+            let order = |row| bias[interleaved_source(row, self.config.head_dim)];
+            return Ok(Some((0..rows).map(order).collect()));
+        }
+        Ok(Some(bias))
+    }
+
+    fn linear(&mut self, name: &str, shape: (usize, usize), part: Part) -> Result<Linear, EngineError> {
+        Ok(Linear { bias: self.bias(name, &part, shape.0)?, weight: self.matrix(name, shape, Some(part))? })
+    }
+
+    fn attention(&mut self, layer: usize) -> Result<Attention, EngineError> {
+        let c = self.config;
+        let (hidden, dim) = (c.hidden, c.head_dim);
+        let (q_rows, kv_rows) = (c.q_heads * dim, c.kv_heads * dim);
+        let name = |part: &str| format!("model.layers.{layer}.self_attn.{part}.weight");
+        let interleaved = c.interleaved_qk;
+        let (q, k, v) = if c.architecture == "phi3" {
+            let fused = name("qkv_proj");
+            let rows = |range: Range<usize>| Part { rows: Some(range), interleaved };
+            (
+                self.linear(&fused, (q_rows, hidden), rows(0..q_rows))?,
+                self.linear(&fused, (kv_rows, hidden), rows(q_rows..q_rows + kv_rows))?,
+                self.linear(&fused, (kv_rows, hidden), rows(q_rows + kv_rows..q_rows + 2 * kv_rows))?,
+            )
+        } else {
+            let turned = Part { rows: None, interleaved };
+            (
+                self.linear(&name("q_proj"), (q_rows, hidden), turned.clone())?,
+                self.linear(&name("k_proj"), (kv_rows, hidden), turned)?,
+                self.linear(&name("v_proj"), (kv_rows, hidden), Part::default())?,
+            )
+        };
+        let o = self.linear(&name("o_proj"), (hidden, q_rows), Part::default())?;
+        let norm = |part: &str| c.qk_norm.then(|| self.norm(&name(part), dim)).transpose();
+        Ok(Attention { q_norm: norm("q_norm")?, k_norm: norm("k_norm")?, q, k, v, o })
+    }
+
+    fn mlp(&mut self, layer: usize) -> Result<Mlp, EngineError> {
+        let c = self.config;
+        let (hidden, wide) = (c.hidden, c.intermediate);
+        let name = |part: &str| format!("model.layers.{layer}.mlp.{part}.weight");
+        let (gate, up) = if c.architecture == "phi3" {
+            let fused = name("gate_up_proj");
+            let rows = |range: Range<usize>| Part { rows: Some(range), interleaved: false };
+            (
+                self.linear(&fused, (wide, hidden), rows(0..wide))?,
+                self.linear(&fused, (wide, hidden), rows(wide..2 * wide))?,
+            )
+        } else {
+            (
+                self.linear(&name("gate_proj"), (wide, hidden), Part::default())?,
+                self.linear(&name("up_proj"), (wide, hidden), Part::default())?,
+            )
+        };
+        Ok(Mlp { gate, up, down: self.linear(&name("down_proj"), (hidden, wide), Part::default())? })
+    }
+
+    fn block(&mut self, layer: usize) -> Result<Block, EngineError> {
+        let c = self.config;
+        let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
+        let (mlp_norm, post_attention, post_mlp) = if c.post_norms {
+            let post = |part: &str| self.norm(&name(part), c.hidden).map(Some);
+            (
+                self.norm(&name("pre_feedforward_layernorm"), c.hidden)?,
+                post("post_attention_layernorm")?,
+                post("post_feedforward_layernorm")?,
+            )
+        } else {
+            (self.norm(&name("post_attention_layernorm"), c.hidden)?, None, None)
+        };
+        Ok(Block {
+            attention_norm: self.norm(&name("input_layernorm"), c.hidden)?,
+            attention: self.attention(layer)?,
+            post_attention_norm: post_attention,
+            mlp_norm,
+            mlp: self.mlp(layer)?,
+            post_mlp_norm: post_mlp,
+        })
+    }
+}
+
+impl Block {
+    fn bytes(&self) -> usize {
+        let linear = |l: &Linear| l.weight.bytes() + l.bias.as_ref().map_or(0, |b| b.len() * 4);
+        let a = &self.attention;
+        let m = &self.mlp;
+        let norms = self.attention_norm.len() + self.mlp_norm.len();
+        [&a.q, &a.k, &a.v, &a.o, &m.gate, &m.up, &m.down].map(linear).iter().sum::<usize>() + norms * 4
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interleaved_rows_go_back_to_halves() {
+        // one head of 6 rows, stored as pairs (0,3) (1,4) (2,5)
+        let stored = [0u8, 3, 1, 4, 2, 5, 10, 13, 11, 14, 12, 15];
+        assert_eq!(unpermute(&stored, 12, 6), [0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15]);
+    }
+}

@@ -1,0 +1,444 @@
+//! One conversation: tokens read so far, their cache, and the policy that keeps it small.
+//!
+//! A session can be continued, forked (pages are shared until one side writes), rewound, saved and restored. A
+//! failed or cancelled call leaves it as it was before the piece it failed in.
+
+pub mod control;
+mod snapshot;
+
+use std::sync::Arc;
+
+use meden_kernels::attention::KvType;
+use serde::{Deserialize, Serialize};
+
+use crate::cache::KvCache;
+use crate::cache::stats::{CacheStats, LayerStats};
+use crate::error::EngineError;
+use crate::hook::HookPlan;
+use crate::model::Model;
+use crate::model::forward::{Piece, Scratch, State};
+use crate::press::PressPoint;
+use crate::press::plan::{Moment, Plan};
+use crate::press::policy::Policy;
+use control::Control;
+
+/// How a session keeps its cache.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SessionOptions {
+    /// Element type of cached keys and values.
+    pub kv_type: KvType,
+    /// Compression, none by default.
+    pub policy: Option<Policy>,
+    /// Most tokens read in one go.
+    pub prefill_chunk: usize,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        SessionOptions { kv_type: KvType::F16, policy: None, prefill_chunk: 512 }
+    }
+}
+
+/// Which rows of logits a call returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogitRows {
+    /// One for each token.
+    All,
+    /// That of the last token.
+    Last,
+    /// None.
+    None,
+}
+
+/// One conversation with a model.
+pub struct Session {
+    model: Arc<Model>,
+    options: SessionOptions,
+    cache: KvCache,
+    plan: Option<Plan>,
+    scratch: Box<Scratch>,
+    history: Vec<u32>,
+    prefilled: bool,
+    long_rope: Option<bool>,
+    own_eviction: Option<usize>,
+    logits: Vec<f32>,
+}
+
+impl Session {
+    /// An empty session.
+    ///
+    /// Errors: a policy that this model cannot carry out.
+    pub fn new(model: Arc<Model>, options: SessionOptions) -> Result<Session, EngineError> {
+        if options.prefill_chunk == 0 {
+            return Err(EngineError::Setting {
+                field: "prefill chunk",
+                value: "0".into(),
+                allowed: "at least 1 token".into(),
+            });
+        }
+        let cache = KvCache::new(model.config(), options.kv_type);
+        let plan = options.policy.as_ref().map(|p| Plan::compile(p, model.config(), &cache)).transpose()?;
+        Ok(Session {
+            model,
+            options,
+            cache,
+            plan,
+            scratch: Box::default(),
+            history: Vec::new(),
+            prefilled: false,
+            long_rope: None,
+            own_eviction: None,
+            logits: Vec::new(),
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// The options it was made with.
+    pub fn options(&self) -> &SessionOptions {
+        &self.options
+    }
+
+    /// The cache, for looking.
+    pub fn cache(&self) -> &KvCache {
+        &self.cache
+    }
+
+    /// Tokens seen so far, which is the next token's position, whatever was evicted.
+    pub fn seen(&self) -> usize {
+        self.history.len()
+    }
+
+    /// Ids of the tokens seen.
+    pub fn history(&self) -> &[u32] {
+        &self.history
+    }
+
+    /// Read tokens, chunk by chunk; returns the logits of the last one, `(vocab)`.
+    ///
+    /// The first call is the prefill that `prefill_end` and `prefill_chunk` schedules speak of.
+    /// Errors: no tokens, more than the context, a foreign id, cancellation.
+    pub fn prefill(&mut self, ids: &[u32], control: &mut Control<'_>) -> Result<Vec<f32>, EngineError> {
+        self.forward(ids, LogitRows::Last, control)
+    }
+
+    /// Read one token; the logits stay valid until the next call.
+    pub fn decode(&mut self, id: u32, control: &mut Control<'_>) -> Result<&[f32], EngineError> {
+        let mut logits = std::mem::take(&mut self.logits);
+        logits.clear();
+        self.score(&[id], LogitRows::Last, control, &mut |_, row| {
+            logits.extend_from_slice(row);
+            Ok(())
+        })?;
+        self.logits = logits;
+        Ok(&self.logits)
+    }
+
+    /// Read tokens and return the rows of logits asked for, `(rows, vocab)`. `All` takes `tokens * vocab * 4` bytes;
+    /// [`score`](Self::score) hands them over row by row instead.
+    pub fn forward(
+        &mut self,
+        ids: &[u32],
+        rows: LogitRows,
+        control: &mut Control<'_>,
+    ) -> Result<Vec<f32>, EngineError> {
+        let mut logits = Vec::new();
+        self.score(ids, rows, control, &mut |_, row| {
+            logits.extend_from_slice(row);
+            Ok(())
+        })?;
+        Ok(logits)
+    }
+
+    /// Read tokens and hand each wanted row of logits, with the number of its token in `ids`, to `emit`.
+    pub fn score(
+        &mut self,
+        ids: &[u32],
+        rows: LogitRows,
+        control: &mut Control<'_>,
+        emit: &mut dyn FnMut(usize, &[f32]) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
+        self.check(ids)?;
+        let mut hooks = HookPlan::compile(&control.hooks, self.model.config().layers)?;
+        let first = !self.prefilled;
+        let long_rope = *self.long_rope.get_or_insert_with(|| {
+            let original = self.model.config().ropes.iter().find_map(|r| r.original());
+            original.is_some_and(|limit| self.history.len() + ids.len() > limit)
+        });
+        let mut done = 0;
+        while done < ids.len() {
+            if control.cancelled() {
+                return Err(EngineError::Cancelled { done, total: ids.len() });
+            }
+            let left = ids.len() - done;
+            let seen = self.history.len();
+            let mut moment = if first { Moment::PrefillChunk } else { Moment::Decode };
+            let mut take = left.min(self.options.prefill_chunk);
+            if let Some(plan) = &self.plan {
+                let held = self.longest_pressed();
+                take = take.min(plan.piece(moment, left, seen, held));
+            }
+            if first && take == left {
+                moment = Moment::PrefillEnd;
+            }
+            let last = take == left;
+            let logits_from = match rows {
+                LogitRows::All => 0,
+                LogitRows::Last if last => take - 1,
+                _ => take,
+            };
+            let piece = Piece { ids: &ids[done..done + take], seen, moment, long_rope, logits_from };
+            let mut state = State {
+                cache: &mut self.cache,
+                plan: self.plan.as_mut(),
+                scratch: &mut self.scratch,
+                hooks: &mut hooks,
+            };
+            let result = self.model.run(&piece, &mut state, control, &mut |row, values| emit(done + row, values));
+            if let Err(error) = result {
+                self.take_out(seen);
+                return Err(match error {
+                    EngineError::Cancelled { .. } => EngineError::Cancelled { done, total: ids.len() },
+                    other => other,
+                });
+            }
+            self.history.extend_from_slice(&ids[done..done + take]);
+            done += take;
+            control.report(done, ids.len());
+        }
+        self.prefilled = true;
+        hooks.check_fired(&control.hooks)
+    }
+
+    fn check(&self, ids: &[u32]) -> Result<(), EngineError> {
+        let config = self.model.config();
+        if ids.is_empty() {
+            return Err(EngineError::NoTokens);
+        }
+        if let Some(&id) = ids.iter().find(|&&id| id as usize >= config.vocab) {
+            return Err(EngineError::TokenId { id, vocab: config.vocab });
+        }
+        let needed = self.history.len() + ids.len();
+        if needed > config.context {
+            return Err(EngineError::ContextExceeded { needed, limit: config.context });
+        }
+        Ok(())
+    }
+
+    /// Most slots that a head of a pressed layer holds.
+    fn longest_pressed(&self) -> usize {
+        let Some(plan) = &self.plan else { return 0 };
+        self.cache
+            .layers()
+            .iter()
+            .enumerate()
+            .filter(|(layer, cache)| !plan.is_skipped(*layer) && cache.window().is_none())
+            .map(|(_, cache)| cache.max_len())
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Remove every slot at or beyond a position.
+    fn take_out(&mut self, seen: usize) {
+        for layer in 0..self.model.config().layers {
+            for head in self.cache.layer_mut(layer).heads_mut() {
+                let keep = head.positions().partition_point(|&p| (p as usize) < seen);
+                head.truncate(keep);
+            }
+        }
+    }
+
+    /// Evict by a rule of your own: keep the named slots of one head (ascending), drop the others.
+    ///
+    /// Errors: slots that are not ascending or do not exist, a layer or head that does not exist.
+    pub fn keep_slots(&mut self, layer: usize, head: usize, keep: &[u32]) -> Result<(), EngineError> {
+        let config = self.model.config();
+        let bad = |why: String| EngineError::Setting {
+            field: "slots to keep",
+            value: format!("layer {layer}, head {head}"),
+            allowed: why,
+        };
+        if layer >= config.layers || head >= config.kv_heads {
+            return Err(bad(format!("the model has {} layers of {} kv heads", config.layers, config.kv_heads)));
+        }
+        let cache = &mut self.cache.layer_mut(layer).heads_mut()[head];
+        if keep.windows(2).any(|w| w[0] >= w[1]) || keep.last().is_some_and(|&s| s as usize >= cache.len()) {
+            return Err(bad(format!("ascending slots below {}", cache.len())));
+        }
+        if keep.len() < cache.len() {
+            cache.retain(keep);
+            self.own_eviction = Some(self.history.len());
+        }
+        Ok(())
+    }
+
+    /// A second session with the same past. Pages are shared until one of the two writes to them.
+    pub fn fork(&self) -> Result<Session, EngineError> {
+        let plan = match (&self.plan, &self.options.policy) {
+            (Some(old), Some(policy)) => {
+                let mut plan = Plan::compile(policy, self.model.config(), &self.cache)?;
+                plan.inherit(old);
+                Some(plan)
+            }
+            _ => None,
+        };
+        Ok(Session {
+            model: self.model.clone(),
+            options: self.options.clone(),
+            cache: self.cache.fork(),
+            plan,
+            scratch: Box::default(),
+            history: self.history.clone(),
+            prefilled: self.prefilled,
+            long_rope: self.long_rope,
+            own_eviction: self.own_eviction,
+            logits: Vec::new(),
+        })
+    }
+
+    /// Go back to when `seen` tokens had been seen.
+    ///
+    /// Errors: a place beyond the present, or one whose cache was thinned by a press or left a sliding window since.
+    pub fn rewind(&mut self, seen: usize) -> Result<(), EngineError> {
+        if seen > self.seen() {
+            return Err(EngineError::RewindForward { to: seen, seen: self.seen() });
+        }
+        if let Some(evicted_at) = self.plan.as_ref().and_then(|p| p.last_eviction).max(self.own_eviction)
+            && seen < evicted_at
+        {
+            return Err(EngineError::RewindPastEviction { to: seen, evicted_at });
+        }
+        for layer in self.cache.layers() {
+            let Some(window) = layer.window() else { continue };
+            let first = layer.heads().iter().filter_map(|h| h.positions().first()).max().copied().unwrap_or(0);
+            if seen > 0 && (first as usize) > (seen + 1).saturating_sub(window as usize) {
+                return Err(EngineError::RewindPastEviction { to: seen, evicted_at: self.seen() });
+            }
+            if seen == 0 && first > 0 {
+                break; // an empty session needs nothing of the past
+            }
+        }
+        self.take_out(seen);
+        self.history.truncate(seen);
+        if seen == 0 {
+            self.prefilled = false;
+            self.long_rope = None;
+        }
+        Ok(())
+    }
+
+    /// Scores that the session's press gives the slots of one head now, as its next action would see them.
+    pub fn press_scores(&self, layer: usize, head: usize) -> Option<Result<Vec<f32>, EngineError>> {
+        let plan = self.plan.as_ref()?;
+        let at = PressPoint { layer, head, seen: self.seen() };
+        Some(plan.scores(at, &self.cache.layers()[layer]))
+    }
+
+    /// What the cache holds and costs.
+    pub fn stats(&self) -> CacheStats {
+        let layers: Vec<LayerStats> = self
+            .cache
+            .layers()
+            .iter()
+            .enumerate()
+            .map(|(layer, cache)| LayerStats {
+                kept: cache.heads().iter().map(|h| h.len()).collect(),
+                skipped: self.plan.as_ref().is_some_and(|p| p.is_skipped(layer)),
+                sliding: cache.window().is_some(),
+            })
+            .collect();
+        let (pages, metadata) = self.cache.bytes();
+        let heads: usize = layers.iter().map(|l| l.kept.len()).sum();
+        let kept: usize = layers.iter().flat_map(|l| &l.kept).sum();
+        let kv_bytes = (pages + metadata) as u64;
+        let dense_bytes = self.dense_bytes();
+        CacheStats {
+            seen: self.seen(),
+            kept_tokens_mean: kept as f64 / heads.max(1) as f64,
+            kv_bytes,
+            page_bytes: pages as u64,
+            metadata_bytes: metadata as u64,
+            dense_bytes,
+            peak_page_bytes: (self.cache.slab().peak_pages() * self.cache.slab().page_bytes()) as u64,
+            effective_ratio: if dense_bytes == 0 { 0.0 } else { 1.0 - kv_bytes as f64 / dense_bytes as f64 },
+            presses_run: self.plan.as_ref().map_or(0, |p| p.runs),
+            evicted: self.plan.as_ref().map_or(0, |p| p.evicted),
+            notes: self.notes(),
+            layers,
+        }
+    }
+
+    /// Bytes that the tokens seen would take if nothing had been evicted.
+    fn dense_bytes(&self) -> u64 {
+        let mut bytes = 0;
+        for layer in self.cache.layers() {
+            for head in layer.heads() {
+                let layout = head.layout();
+                // a sliding layer holds its own slots with or without a press
+                let slots = if layer.window().is_some() { head.len() } else { self.seen() };
+                let metadata = slots * (size_of::<u32>() + size_of::<f32>());
+                bytes += (slots.div_ceil(layout.tokens()) * layout.page_bytes() + metadata) as u64;
+            }
+        }
+        bytes
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let config = self.model.config();
+        if let (Some(plan), true) = (&self.plan, self.seen() > 0) {
+            let name = plan.policy.press.name();
+            if plan.runs == 0 {
+                notes.push(format!(
+                    "press {name} evicted nothing: {} tokens seen, the budget is {} tokens a layer",
+                    self.seen(),
+                    plan.target(self.seen())
+                ));
+            }
+            if plan.unbounded() {
+                notes.push("skipped layers grow with the text: this cache is not bounded".to_string());
+            }
+            if plan.held_by_protection {
+                notes.push(format!(
+                    "{} sinks and {} recents were more than the budget of {} left at some point; they were kept",
+                    plan.policy.sinks, plan.policy.recents, plan.policy.budget
+                ));
+            }
+            let sliding = config.attention.iter().filter(|a| a.window.is_some()).count();
+            if sliding > 0 {
+                notes.push(format!(
+                    "{sliding} of {} layers slide and are not pressed; the budget speaks of the others, the ratio of all bytes",
+                    config.layers
+                ));
+            }
+        }
+        if self.long_rope == Some(false)
+            && let Some(original) = config.ropes.iter().find_map(|r| r.original())
+            && self.seen() > original
+        {
+            notes.push(format!(
+                "the text passed {original} tokens with the rotation of short texts; give long texts in one prefill"
+            ));
+        }
+        notes
+    }
+
+    /// Write the session to a file, bound to its model and policy; see [`Session::restore`].
+    pub fn save(&self, path: &std::path::Path) -> Result<(), EngineError> {
+        snapshot::save(self, path)
+    }
+
+    /// Read a session back. The model must be the one it was saved with.
+    pub fn restore(model: Arc<Model>, path: &std::path::Path) -> Result<Session, EngineError> {
+        snapshot::restore(model, path)
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("seen", &self.seen()).field("options", &self.options).finish_non_exhaustive()
+    }
+}

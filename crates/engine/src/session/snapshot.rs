@@ -1,0 +1,239 @@
+//! Saved sessions: one checksummed file, bound to the model and the policy that made it.
+//!
+//! Layout: magic, header length (u64), header (JSON), then for each layer and head its positions (u32), norms (f32),
+//! columns (f32) and raw pages, all little-endian in the order of the header; at the end the SHA-256 of everything
+//! before it. Written to a temporary name and renamed, so a half-written file never stands under the final name.
+
+use std::io::{BufWriter, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{Session, SessionOptions};
+use crate::cache::head::Column;
+use crate::error::EngineError;
+use crate::model::Model;
+
+const MAGIC: &[u8; 8] = b"MEDENKV1";
+const CHECKSUM: usize = 32;
+/// Columns that the engine knows how to name again.
+const KNOWN_COLUMNS: [&str; 0] = [];
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    model: String,
+    options: SessionOptions,
+    history: Vec<u32>,
+    prefilled: bool,
+    long_rope: Option<bool>,
+    own_eviction: Option<usize>,
+    counters: Counters,
+    heads: Vec<HeadHeader>,
+}
+
+#[derive(Serialize, Deserialize, Default)]
+struct Counters {
+    runs: u64,
+    evicted: u64,
+    last_eviction: Option<usize>,
+    held_by_protection: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct HeadHeader {
+    slots: usize,
+    pages: usize,
+    columns: Vec<String>,
+}
+
+fn refuse(path: &Path, why: impl Into<String>) -> EngineError {
+    EngineError::Snapshot { path: path.display().to_string(), why: why.into() }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+pub(super) fn save(session: &Session, path: &Path) -> Result<(), EngineError> {
+    let io = |error: std::io::Error| refuse(path, format!("cannot be written: {error}"));
+    let heads = session.cache.layers().iter().flat_map(|l| l.heads());
+    let plan = session.plan.as_ref();
+    let header = Header {
+        model: hex(session.model.fingerprint()),
+        options: session.options.clone(),
+        history: session.history.clone(),
+        prefilled: session.prefilled,
+        long_rope: session.long_rope,
+        own_eviction: session.own_eviction,
+        counters: plan.map_or_else(Counters::default, |p| Counters {
+            runs: p.runs,
+            evicted: p.evicted,
+            last_eviction: p.last_eviction,
+            held_by_protection: p.held_by_protection,
+        }),
+        heads: heads
+            .clone()
+            .map(|h| HeadHeader {
+                slots: h.len(),
+                pages: h.pages().len(),
+                columns: h.columns().iter().map(|c| c.name.to_string()).collect(),
+            })
+            .collect(),
+    };
+    let json = serde_json::to_vec(&header).map_err(|error| refuse(path, error.to_string()))?;
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{}.part", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let write = || -> std::io::Result<()> {
+        let mut out = Hashing { out: BufWriter::new(std::fs::File::create(&temporary)?), hash: Sha256::new() };
+        out.write_all(MAGIC)?;
+        out.write_all(&(json.len() as u64).to_le_bytes())?;
+        out.write_all(&json)?;
+        for head in heads.clone() {
+            out.write_all(bytemuck::cast_slice(head.positions()))?;
+            out.write_all(bytemuck::cast_slice(head.norms()))?;
+            for column in head.columns() {
+                out.write_all(bytemuck::cast_slice(&column.values))?;
+            }
+            for page in head.pages() {
+                out.write_all(page)?;
+            }
+        }
+        let sum = out.hash.finalize();
+        out.out.write_all(&sum)?;
+        out.out.flush()?;
+        out.out.get_ref().sync_all()?;
+        std::fs::rename(&temporary, path)
+    };
+    write().map_err(|error| {
+        let _ = std::fs::remove_file(&temporary);
+        io(error)
+    })
+}
+
+struct Hashing<W: Write> {
+    out: W,
+    hash: Sha256,
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        Ok(written)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
+    }
+}
+
+pub(super) fn restore(model: Arc<Model>, path: &Path) -> Result<Session, EngineError> {
+    let io = |error: std::io::Error| refuse(path, format!("cannot be read: {error}"));
+    check_sum(path)?;
+    let mut file = std::io::BufReader::new(std::fs::File::open(path).map_err(io)?);
+    let length = file.get_ref().metadata().map_err(io)?.len();
+    let mut start = [0u8; 16];
+    file.read_exact(&mut start).map_err(io)?;
+    let json_len = u64::from_le_bytes(start[8..].try_into().map_err(|_| refuse(path, "too short"))?);
+    if json_len > length {
+        return Err(refuse(path, format!("its header claims {json_len} bytes of a file of {length}")));
+    }
+    let mut json = vec![0u8; json_len as usize];
+    file.read_exact(&mut json).map_err(io)?;
+    let header: Header = serde_json::from_slice(&json).map_err(|error| refuse(path, format!("header: {error}")))?;
+    if header.model != hex(model.fingerprint()) {
+        return Err(refuse(path, "it was saved with another model; load that model, or start a new session"));
+    }
+    let mut session = Session::new(model, header.options)?;
+    session.history = header.history;
+    session.prefilled = header.prefilled;
+    session.long_rope = header.long_rope;
+    session.own_eviction = header.own_eviction;
+    if let Some(plan) = session.plan.as_mut() {
+        plan.runs = header.counters.runs;
+        plan.evicted = header.counters.evicted;
+        plan.last_eviction = header.counters.last_eviction;
+        plan.held_by_protection = header.counters.held_by_protection;
+    }
+    let vocab = session.model.config().vocab;
+    if session.history.iter().any(|&id| id as usize >= vocab) {
+        return Err(refuse(path, "its history holds ids outside the vocabulary"));
+    }
+    let seen = session.history.len();
+    let expected = session.cache.layers().iter().map(|l| l.heads().len()).sum::<usize>();
+    if header.heads.len() != expected {
+        return Err(refuse(path, format!("it holds {} heads, the model has {expected}", header.heads.len())));
+    }
+    let mut entries = header.heads.iter();
+    for layer in 0..session.model.config().layers {
+        for head in session.cache.layer_mut(layer).heads_mut() {
+            let Some(entry) = entries.next() else { return Err(refuse(path, "a head is missing")) };
+            let layout = head.layout();
+            if entry.slots > seen || entry.pages != layout.pages_for(entry.slots) {
+                return Err(refuse(path, format!("{} slots on {} pages do not fit", entry.slots, entry.pages)));
+            }
+            let mut positions = vec![0u32; entry.slots];
+            file.read_exact(bytemuck::cast_slice_mut(&mut positions)).map_err(io)?;
+            if positions.windows(2).any(|w| w[0] >= w[1]) || positions.last().is_some_and(|&p| p as usize >= seen) {
+                return Err(refuse(path, "positions are not increasing"));
+            }
+            let mut norms = vec![0f32; entry.slots];
+            file.read_exact(bytemuck::cast_slice_mut(&mut norms)).map_err(io)?;
+            let columns = read_columns(entry, &mut file, path)?;
+            let mut pages = vec![0u8; entry.pages * layout.page_bytes()];
+            file.read_exact(&mut pages).map_err(io)?;
+            head.load(&pages, positions, norms, columns);
+        }
+    }
+    Ok(session)
+}
+
+fn read_columns(entry: &HeadHeader, file: &mut impl Read, path: &Path) -> Result<Vec<Column>, EngineError> {
+    let mut columns = Vec::with_capacity(entry.columns.len());
+    for name in &entry.columns {
+        let name = KNOWN_COLUMNS.into_iter().find(|known| known == name).ok_or_else(|| {
+            refuse(
+                path,
+                format!("it holds a column `{name}` that this version does not know; use the version that saved it"),
+            )
+        })?;
+        let mut values = vec![0f32; entry.slots];
+        file.read_exact(bytemuck::cast_slice_mut(&mut values))
+            .map_err(|error| refuse(path, format!("cannot be read: {error}")))?;
+        columns.push(Column { name, values });
+    }
+    Ok(columns)
+}
+
+/// The whole file is hashed before anything of it is believed.
+fn check_sum(path: &Path) -> Result<(), EngineError> {
+    let io = |error: std::io::Error| refuse(path, format!("cannot be read: {error}"));
+    let mut file = std::fs::File::open(path).map_err(io)?;
+    let length = file.metadata().map_err(io)?.len();
+    if length < (MAGIC.len() + 8 + CHECKSUM) as u64 {
+        return Err(refuse(path, "it is too short to be a saved session"));
+    }
+    let mut left = length - CHECKSUM as u64;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0u8; 1 << 16];
+    let mut first = true;
+    while left > 0 {
+        let take = buffer.len().min(left as usize);
+        file.read_exact(&mut buffer[..take]).map_err(io)?;
+        if first && !buffer.starts_with(MAGIC) {
+            return Err(refuse(path, "it is not a saved session of this version (its first bytes are others)"));
+        }
+        first = false;
+        hash.update(&buffer[..take]);
+        left -= take as u64;
+    }
+    let mut sum = [0u8; CHECKSUM];
+    file.read_exact(&mut sum).map_err(io)?;
+    if hash.finalize().as_slice() != sum {
+        return Err(refuse(path, "its checksum is wrong: the file is damaged; save the session again"));
+    }
+    Ok(())
+}
