@@ -1,0 +1,6 @@
+//! Tokenizers, chat templates and decoding against real models and independent references.
+
+#[path = "text/common.rs"]
+mod common;
+#[path = "text/oracle.rs"]
+mod oracle;
