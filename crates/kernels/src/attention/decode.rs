@@ -13,6 +13,8 @@ use std::ops::Range;
 
 /// Slots a task: 64 KiB of f16 keys and values with 64 channels, about 5 microseconds.
 pub(super) const RUN: usize = 256;
+/// Query rows that go through a run together; four times two slots is what the registers hold.
+pub(super) const BLOCK: usize = 4;
 /// Floats behind a row's partial output: largest logit and sum, padded to a vector.
 pub(super) const STATE: usize = 8;
 /// Multiplications below which waking other threads costs more than it saves.
@@ -64,17 +66,25 @@ pub(super) fn attend(
     merge(input, shape, (out, lse), scratch);
 }
 
-/// Queries by kv head, (kv_heads, m * group, key_width), in units that make the logits powers of two.
+/// Queries by kv head, in units that make the logits powers of two. The rows of a head come in blocks of [`BLOCK`] that
+/// the kernel keeps together, eight channels of each row in turn: (kv_heads, blocks, key_width / 8, rows, 8).
 fn scale_queries(input: &AttendInput, shape: &Shape, key_width: usize, queries: &mut Vec<f32>) {
-    let (dim, group) = (shape.key_dim, shape.group);
+    let (dim, group, rows) = (shape.key_dim, shape.group, shape.m * shape.group);
     let factor = query_factor(input);
     queries.clear();
     queries.resize(shape.m * input.q_heads * key_width, 0.0);
-    for (to, row) in queries.chunks_exact_mut(key_width.max(1)).enumerate() {
-        let (head, i, g) = (to / (shape.m * group), to / group % shape.m, to % group);
-        let from = (i * input.q_heads + head * group + g) * dim;
-        for (o, q) in row.iter_mut().zip(&input.q[from..from + dim]) {
-            *o = q * factor;
+    for (head, queries) in queries.chunks_exact_mut((rows * key_width).max(1)).enumerate() {
+        for row in 0..rows {
+            let from = (row / group * input.q_heads + head * group + row % group) * dim;
+            let (first, r) = (row / BLOCK * BLOCK, row % BLOCK);
+            let together = BLOCK.min(rows - first);
+            let block = &mut queries[first * key_width..][..together * key_width];
+            let eights = block[8 * r..].chunks_mut(8 * together);
+            for (to, from) in eights.zip(input.q[from..from + dim].chunks(8)) {
+                for (to, q) in to.iter_mut().zip(from) {
+                    *to = q * factor;
+                }
+            }
         }
     }
 }

@@ -4,7 +4,10 @@
 //! lanes at once. Values: a few vectors of channels are kept in registers while the slots of a page pass by. Stored
 //! values are converted as they are loaded and never written back.
 
-use super::decode::{RUN, STATE};
+// Registers are arrays here, and rows, vectors and slots are read as indices of one formula.
+#![allow(clippy::needless_range_loop)]
+
+use super::decode::{BLOCK, RUN, STATE};
 use super::rows::{Half, Rows, segments};
 use super::simd::*;
 use super::{HeadView, KvType};
@@ -14,7 +17,7 @@ use std::ops::Range;
 /// One task: `slots` of `head` against rows `(m, group)`.
 pub(super) struct RunJob<'a> {
     pub head: &'a HeadView<'a>,
-    /// (m * group, key_width), scaled.
+    /// Scaled, in blocks of up to four rows: (blocks, key_width / 8, rows of the block, 8).
     pub queries: &'a [f32],
     /// (m): what each query sees.
     pub ranges: &'a [Range<usize>],
@@ -31,32 +34,33 @@ type Weights = [f32; RUN + 8];
 pub(super) fn run(job: &RunJob, partial: &mut [f32]) {
     let rows = job.ranges.len() * job.group;
     let stride = partial.len() / rows;
-    let mut weights = [[0.0; RUN + 8]; 4];
-    for (block, out) in partial.chunks_mut(4 * stride).enumerate() {
+    for (block, out) in partial.chunks_mut(BLOCK * stride).enumerate() {
         match out.len() / stride {
-            1 => rows_of::<1>(job, 4 * block, &mut weights, out),
-            2 => rows_of::<2>(job, 4 * block, &mut weights, out),
-            3 => rows_of::<3>(job, 4 * block, &mut weights, out),
-            _ => rows_of::<4>(job, 4 * block, &mut weights, out),
+            1 => rows_of::<1>(job, BLOCK * block, out),
+            2 => rows_of::<2>(job, BLOCK * block, out),
+            3 => rows_of::<3>(job, BLOCK * block, out),
+            _ => rows_of::<4>(job, BLOCK * block, out),
         }
     }
 }
 
 /// Rows `first .. first + R`.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn rows_of<const R: usize>(job: &RunJob, first: usize, weights: &mut [Weights; 4], out: &mut [f32]) {
+fn rows_of<const R: usize>(job: &RunJob, first: usize, out: &mut [f32]) {
+    let mut weights = [[0.0; RUN + 8]; R];
     let layout = &job.head.layout;
     let width = layout.key_dim().next_multiple_of(8);
     let stride = out.len() / R;
     let queries = &job.queries[first * width..][..R * width];
+    let queries = queries.as_chunks::<8>().0.as_chunks::<R>().0;
 
     let mut ahead = segments(job.head, Half::Keys, job.slots.clone()).skip(1);
     for (at, rows) in segments(job.head, Half::Keys, job.slots.clone()) {
         let next = ahead.next().map(|(_, rows)| rows);
         match layout.key_type() {
-            KvType::F32 => logits::<F32, R>(rows, next, queries, weights, at),
-            KvType::F16 => logits::<F16, R>(rows, next, queries, weights, at),
-            KvType::Q8 => logits::<Q8, R>(rows, next, queries, weights, at),
+            KvType::F32 => logits::<F32, R>(rows, next, queries, &mut weights, at),
+            KvType::F16 => logits::<F16, R>(rows, next, queries, &mut weights, at),
+            KvType::Q8 => logits::<Q8, R>(rows, next, queries, &mut weights, at),
         }
     }
     for r in 0..R {
@@ -70,9 +74,9 @@ fn rows_of<const R: usize>(job: &RunJob, first: usize, weights: &mut [Weights; 4
     for (at, rows) in segments(job.head, Half::Values, job.slots.clone()) {
         let next = ahead.next().map(|(_, rows)| rows);
         match layout.value_type() {
-            KvType::F32 => mix::<F32, R>(rows, next, weights, at, out),
-            KvType::F16 => mix::<F16, R>(rows, next, weights, at, out),
-            KvType::Q8 => mix::<Q8, R>(rows, next, weights, at, out),
+            KvType::F32 => mix::<F32, R>(rows, next, &weights, at, out),
+            KvType::F16 => mix::<F16, R>(rows, next, &weights, at, out),
+            KvType::Q8 => mix::<Q8, R>(rows, next, &weights, at, out),
         }
     }
 }
@@ -82,72 +86,88 @@ fn rows_of<const R: usize>(job: &RunJob, first: usize, weights: &mut [Weights; 4
 fn logits<const B: usize, const R: usize>(
     rows: Rows,
     next: Option<Rows>,
-    queries: &[f32],
-    weights: &mut [Weights; 4],
+    queries: &[[[f32; 8]; R]],
+    weights: &mut [Weights; R],
     at: usize,
 ) {
-    let width = queries.len() / R;
-    let mut q: [&[[f32; 8]]; R] = [&[]; R];
-    for (r, q) in q.iter_mut().enumerate() {
-        *q = queries[r * width..][..width].as_chunks().0;
-    }
+    assert_eq!(rows.data.len(), rows.count * rows.row_bytes);
+    assert_eq!(queries.len(), rows.row_bytes.div_ceil(B));
+    let last = rows.count.saturating_sub(1);
     for base in (0..rows.count).step_by(8) {
         if let Some(next) = next {
             prefetch(next.eight(base));
         }
-        let mut products = [[_mm256_setzero_ps(); 8]; R];
-        for pair in (0..8).step_by(2).take_while(|pair| base + pair < rows.count) {
-            let (a, b) = (rows.row(base + pair), rows.row((base + pair + 1).min(rows.count - 1)));
-            let two = products_of_two::<B, R>(&q, a, b);
-            for r in 0..R {
-                [products[r][pair], products[r][pair + 1]] = two[r];
-            }
+        let mut pairs = [[_mm256_setzero_ps(); R]; 4];
+        for (i, pair) in pairs.iter_mut().enumerate() {
+            // Behind the last slot it is repeated; what comes of it is overwritten or masked.
+            let slots = [(base + 2 * i).min(last), (base + 2 * i + 1).min(last)];
+            // SAFETY: both slots are rows of `rows`, whose sizes were checked above.
+            *pair = unsafe { two_keys::<B, R>(&rows, slots, queries) };
         }
         for r in 0..R {
             if let Some(to) = weights[r][at + base..].first_chunk_mut() {
-                store(to, sums(&products[r]));
+                store(to, sums_of_pairs(&[pairs[0][r], pairs[1][r], pairs[2][r], pairs[3][r]]));
             }
         }
     }
 }
 
-/// The products of two keys with each query, still to be summed across lanes.
+/// The products of two keys with each query, half summed: see [`sums_of_pairs`].
+///
+/// # Safety
+/// Both slots must be below `rows.count`, `rows.data` must hold that many rows, and `queries` a vector for each eight
+/// channels begun.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn products_of_two<const B: usize, const R: usize>(
-    q: &[&[[f32; 8]]; R],
-    a: (&[u8], &[u8]),
-    b: (&[u8], &[u8]),
-) -> [[__m256; 2]; R] {
+unsafe fn two_keys<const B: usize, const R: usize>(
+    rows: &Rows,
+    slots: [usize; 2],
+    queries: &[[[f32; 8]; R]],
+) -> [__m256; R] {
+    let whole = rows.row_bytes / B;
+    let keys = slots.map(|slot| {
+        // SAFETY: slot < count, so its row starts inside the data.
+        unsafe { rows.data.as_ptr().add(slot * rows.row_bytes).cast::<[u8; B]>() }
+    });
+    let scale = |slot: usize, group| scale_of::<B>(&rows.scales[slot * rows.scale_bytes..], group);
     let mut sums = [[_mm256_setzero_ps(); 2]; R];
-    let (whole_a, tail_a) = a.0.as_chunks::<B>();
-    let (whole_b, tail_b) = b.0.as_chunks::<B>();
-    let whole_b = &whole_b[..whole_a.len()];
-    let mut queries: [&[[f32; 8]]; R] = [&[]; R];
-    for (to, q) in queries.iter_mut().zip(q) {
-        *to = &q[..whole_a.len()];
-    }
-    let (mut scale_a, mut scale_b) = (_mm256_setzero_ps(), _mm256_setzero_ps());
-    for i in 0..whole_a.len() {
-        if i % 4 == 0 {
-            (scale_a, scale_b) = (scale_of::<B>(a.1, i / 4), scale_of::<B>(b.1, i / 4));
-        }
-        let (ka, kb) = (load_scaled(&whole_a[i], scale_a), load_scaled(&whole_b[i], scale_b));
-        for r in 0..R {
-            let q = load(&queries[r][i]);
-            sums[r] = [_mm256_fmadd_ps(q, ka, sums[r][0]), _mm256_fmadd_ps(q, kb, sums[r][1])];
+    let (groups, rest) = queries[..whole].as_chunks::<4>();
+    for (group, queries) in groups.iter().enumerate() {
+        let scales = [scale(slots[0], group), scale(slots[1], group)];
+        for (i, q) in queries.iter().enumerate() {
+            // SAFETY: 4 * group + i < whole, the whole vectors of a row.
+            let (a, b) = unsafe { (&*keys[0].add(4 * group + i), &*keys[1].add(4 * group + i)) };
+            add_products(&mut sums, q, [load_scaled(a, scales[0]), load_scaled(b, scales[1])]);
         }
     }
-    if !tail_a.is_empty() {
-        let i = whole_a.len();
-        let ka = load_tail::<B>(tail_a, scale_of::<B>(a.1, i / 4));
-        let kb = load_tail::<B>(tail_b, scale_of::<B>(b.1, i / 4));
-        for r in 0..R {
-            let q = load(&q[r][i]);
-            sums[r] = [_mm256_fmadd_ps(q, ka, sums[r][0]), _mm256_fmadd_ps(q, kb, sums[r][1])];
+    if rest.len() + queries.len() > whole {
+        let group = groups.len();
+        let scales = [scale(slots[0], group), scale(slots[1], group)];
+        for (i, q) in rest.iter().enumerate() {
+            // SAFETY: as above.
+            let (a, b) = unsafe { (&*keys[0].add(4 * group + i), &*keys[1].add(4 * group + i)) };
+            add_products(&mut sums, q, [load_scaled(a, scales[0]), load_scaled(b, scales[1])]);
+        }
+        if let Some(q) = queries.get(whole) {
+            let tail = |slot: usize| &rows.row(slot).0[whole * B..];
+            let values = [load_tail::<B>(tail(slots[0]), scales[0]), load_tail::<B>(tail(slots[1]), scales[1])];
+            add_products(&mut sums, q, values);
         }
     }
-    sums
+    let mut halves = [_mm256_setzero_ps(); R];
+    for r in 0..R {
+        halves[r] = _mm256_hadd_ps(sums[r][0], sums[r][1]);
+    }
+    halves
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn add_products<const R: usize>(sums: &mut [[__m256; 2]; R], q: &[[f32; 8]; R], keys: [__m256; 2]) {
+    for r in 0..R {
+        let q = load(&q[r]);
+        sums[r] = [_mm256_fmadd_ps(q, keys[0], sums[r][0]), _mm256_fmadd_ps(q, keys[1], sums[r][1])];
+    }
 }
 
 /// Logits to weights `2^(logit - largest)`, zero outside `seen`; returns the largest logit and the sum of weights.
@@ -158,16 +178,21 @@ fn soften(weights: &mut Weights, count: usize, seen: Range<usize>, softcap: Opti
         vectors.as_flattened_mut().fill(0.0);
         return (f32::NEG_INFINITY, 0.0);
     }
+    if let Some(cap) = softcap {
+        for v in vectors.iter_mut() {
+            let x = _mm256_mul_ps(_mm256_set1_ps(cap * LOG2E), tanh(load(v)));
+            store(v, x);
+        }
+    }
     let hidden = _mm256_set1_ps(f32::NEG_INFINITY);
     let mut top = hidden;
     for (i, v) in vectors.iter_mut().enumerate() {
         let mut x = load(v);
-        if let Some(cap) = softcap {
-            x = _mm256_mul_ps(_mm256_set1_ps(cap * LOG2E), tanh(x));
+        if 8 * i < seen.start || 8 * i + 8 > seen.end {
+            x = _mm256_blendv_ps(hidden, x, inside(8 * i, &seen));
+            store(v, x);
         }
-        x = _mm256_blendv_ps(hidden, x, inside(8 * i, &seen));
         top = _mm256_max_ps(top, x);
-        store(v, x);
     }
     let mut lanes = [0.0; 8];
     store(&mut lanes, top);
@@ -197,47 +222,50 @@ pub(super) fn inside(first: usize, seen: &Range<usize>) -> __m256 {
 fn mix<const B: usize, const R: usize>(
     rows: Rows,
     next: Option<Rows>,
-    weights: &[Weights; 4],
+    weights: &[Weights; R],
     at: usize,
     out: &mut [f32],
 ) {
     if let Some(next) = next {
         prefetch(next.data);
     }
-    let mut w: [&[f32]; R] = [&[]; R];
-    for (w, weights) in w.iter_mut().zip(weights) {
-        *w = &weights[at..at + rows.count];
-    }
+    let job = MixJob { rows, weights, at };
     let vectors = rows.row_bytes / B;
     let mut v = 0;
-    if R < 4 {
-        while v + 4 <= vectors {
-            channels::<B, R, 4>(rows, &w, v, out);
-            v += 4;
-        }
+    while v + 4 <= vectors && R < 3 {
+        channels::<B, R, 4>(&job, v, out);
+        v += 4;
+    }
+    // Three rows of four vectors just miss the registers; three are as good, but not inside groups of four.
+    while v + 3 <= vectors && R == 3 && B != Q8 {
+        channels::<B, R, 3>(&job, v, out);
+        v += 3;
     }
     while v + 2 <= vectors {
-        channels::<B, R, 2>(rows, &w, v, out);
+        channels::<B, R, 2>(&job, v, out);
         v += 2;
     }
     if v < vectors {
-        channels::<B, R, 1>(rows, &w, v, out);
+        channels::<B, R, 1>(&job, v, out);
         v += 1;
     }
     if !rows.row_bytes.is_multiple_of(B) {
-        last_channels::<B, R>(rows, &w, v, out);
+        last_channels::<B, R>(&job, v, out);
     }
+}
+
+/// The values of one page and the weights of its slots, from index `at` on.
+struct MixJob<'a, const R: usize> {
+    rows: Rows<'a>,
+    weights: &'a [Weights; R],
+    at: usize,
 }
 
 /// Vectors `first .. first + V` of every row; they lie in one group of q8 values, whose scale they share.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn channels<const B: usize, const R: usize, const V: usize>(
-    rows: Rows,
-    w: &[&[f32]; R],
-    first: usize,
-    out: &mut [f32],
-) {
-    let stride = out.len() / R;
+#[inline]
+fn channels<const B: usize, const R: usize, const V: usize>(job: &MixJob<R>, first: usize, out: &mut [f32]) {
+    let (rows, stride) = (job.rows, out.len() / R);
     let mut sums = [[_mm256_setzero_ps(); V]; R];
     for r in 0..R {
         let out = &out[r * stride + 8 * first..].as_chunks::<8>().0[..V];
@@ -245,18 +273,18 @@ fn channels<const B: usize, const R: usize, const V: usize>(
             sums[r][v] = load(&out[v]);
         }
     }
-    for slot in 0..rows.count {
-        let (row, scales) = rows.row(slot);
-        let row = &row[first * B..].as_chunks::<B>().0[..V];
-        let scale = scale_of::<B>(scales, first / 4);
-        let mut values = [_mm256_setzero_ps(); V];
-        for v in 0..V {
-            values[v] = load_scaled(&row[v], scale);
-        }
+    for (slot, row) in rows.data[first * B..].chunks(rows.row_bytes).enumerate() {
+        let scale = scale_of::<B>(&rows.scales[slot * rows.scale_bytes..], first / 4);
+        let row = &row.as_chunks::<B>().0[..V];
+        let mut weights = [_mm256_setzero_ps(); R];
         for r in 0..R {
-            let weight = _mm256_set1_ps(w[r][slot]);
-            for v in 0..V {
-                sums[r][v] = _mm256_fmadd_ps(weight, values[v], sums[r][v]);
+            weights[r] = _mm256_set1_ps(job.weights[r][job.at + slot]);
+        }
+        // A value at a time: with all V loaded first, the sums would not fit in the sixteen registers.
+        for v in 0..V {
+            let value = load_scaled(&row[v], scale);
+            for r in 0..R {
+                sums[r][v] = _mm256_fmadd_ps(weights[r], value, sums[r][v]);
             }
         }
     }
@@ -270,15 +298,15 @@ fn channels<const B: usize, const R: usize, const V: usize>(
 
 /// The last vector of rows whose width is no multiple of eight.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn last_channels<const B: usize, const R: usize>(rows: Rows, w: &[&[f32]; R], vector: usize, out: &mut [f32]) {
+fn last_channels<const B: usize, const R: usize>(job: &MixJob<R>, vector: usize, out: &mut [f32]) {
     let stride = out.len() / R;
     for r in 0..R {
         let Some(out) = out[r * stride + 8 * vector..].first_chunk_mut() else { continue };
         let mut sum = load(out);
-        for slot in 0..rows.count {
-            let (row, scales) = rows.row(slot);
+        for slot in 0..job.rows.count {
+            let (row, scales) = job.rows.row(slot);
             let value = load_tail::<B>(&row[vector * B..], scale_of::<B>(scales, vector / 4));
-            sum = _mm256_fmadd_ps(_mm256_set1_ps(w[r][slot]), value, sum);
+            sum = _mm256_fmadd_ps(_mm256_set1_ps(job.weights[r][job.at + slot]), value, sum);
         }
         store(out, sum);
     }

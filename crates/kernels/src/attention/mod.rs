@@ -9,15 +9,21 @@
 //! `scalar` is the plain twin of both, and what the tests compare with.
 
 #[cfg(target_arch = "x86_64")]
+mod block;
+#[cfg(target_arch = "x86_64")]
 mod decode;
 #[cfg(target_arch = "x86_64")]
 mod dots;
 mod layout;
 #[cfg(target_arch = "x86_64")]
+mod prefill;
+#[cfg(target_arch = "x86_64")]
 mod rows;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod simd;
+#[cfg(target_arch = "x86_64")]
+mod tile;
 
 pub use layout::{KvType, PageLayout, Q8_GROUP, UnknownKvType};
 
@@ -71,7 +77,13 @@ pub struct AttendScratch {
     ranges: Vec<Range<usize>>,
     #[cfg(target_arch = "x86_64")]
     tasks: Vec<decode::Task>,
+    #[cfg(target_arch = "x86_64")]
+    workers: Vec<prefill::Worker>,
 }
+
+/// Rows (queries times query heads) a kv head up to which the decode path is taken; also for one query of any group.
+#[cfg(target_arch = "x86_64")]
+const DECODE_ROWS: usize = 24;
 
 /// Causal softmax attention of `m` queries over the kept slots of each kv head.
 ///
@@ -92,7 +104,11 @@ pub fn attend(
     let shape = Shape::check(input, out.len(), lse.as_ref().map(|l| l.len()))?;
     #[cfg(target_arch = "x86_64")]
     if isa.runs_avx2() {
-        decode::attend(pool, input, &shape, (out, lse), scratch);
+        if shape.m * shape.group <= DECODE_ROWS || shape.m == 1 {
+            decode::attend(pool, input, &shape, (out, lse), scratch);
+        } else {
+            prefill::attend(pool, input, &shape, (out, lse), scratch);
+        }
         return Ok(());
     }
     let _ = isa;

@@ -88,7 +88,7 @@ pub(super) fn exp2(x: __m256) -> __m256 {
     let shifted = _mm256_add_ps(x, round);
     let f = _mm256_sub_ps(x, _mm256_sub_ps(shifted, round));
     let power = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(shifted)));
-    let mut y = _mm256_set1_ps(1.559_467_9e-4);
+    let mut y = _mm256_set1_ps(1.559_468e-4);
     for c in [1.340_664_4e-3, 9.617_693e-3, 5.550_310_6e-2, 2.402_265_2e-1, 6.931_472e-1, 1.0] {
         y = _mm256_fmadd_ps(y, f, _mm256_set1_ps(c));
     }
@@ -115,12 +115,11 @@ pub(super) fn tanh(x: __m256) -> __m256 {
     _mm256_blendv_ps(far, near, _mm256_cmp_ps::<_CMP_LT_OQ>(size, _mm256_set1_ps(0.625)))
 }
 
-/// Lane `i` of the result is the sum of the lanes of `v[i]`.
+/// Lane `i` of the result is the sum of the lanes of `v[i]`, where `pairs[i]` is `_mm256_hadd_ps(v[2 i], v[2 i + 1])`.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn sums(v: &[__m256; 8]) -> __m256 {
-    let pair = |i: usize| _mm256_hadd_ps(_mm256_hadd_ps(v[i], v[i + 1]), _mm256_hadd_ps(v[i + 2], v[i + 3]));
-    let (low, high) = (pair(0), pair(4));
+pub(super) fn sums_of_pairs(pairs: &[__m256; 4]) -> __m256 {
+    let (low, high) = (_mm256_hadd_ps(pairs[0], pairs[1]), _mm256_hadd_ps(pairs[2], pairs[3]));
     _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high))
 }
 
@@ -218,7 +217,11 @@ mod tests {
             for (v, row) in v.iter_mut().zip(rows) {
                 *v = load(row);
             }
-            store(sum, sums(&v));
+            let mut pairs = [_mm256_setzero_ps(); 4];
+            for (pair, v) in pairs.iter_mut().zip(v.as_chunks::<2>().0) {
+                *pair = _mm256_hadd_ps(v[0], v[1]);
+            }
+            store(sum, sums_of_pairs(&pairs));
             store(max, largest(&v));
         }
         // SAFETY: AVX2, FMA and F16C are there.

@@ -1,0 +1,95 @@
+//! A tile of the cache in f32, laid out for the block kernels.
+
+use super::block::TILE;
+use super::rows::{Half, segments};
+use super::simd::*;
+use super::{HeadView, KvType};
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+/// Up to [`TILE`] slots of one head, converted. Both halves are in panels of sixteen columns, which is what a kernel
+/// keeps in two registers a row:
+#[derive(Default, Debug)]
+pub(super) struct Tile {
+    /// (TILE / 16, key_dim, 16): channels down, slots across. Slots behind the last are zeros.
+    pub keys: Vec<f32>,
+    /// (ceil(value_dim / 16), TILE, 16): slots down, channels across. Slots behind the last, and channels behind the
+    /// width, are whatever was there; no visible result comes from them.
+    pub values: Vec<f32>,
+    pub key_dim: usize,
+}
+
+/// The stored rows of a tile, wherever their pages are: (values, scales); empty behind the last slot.
+type Stored<'a> = [(&'a [u8], &'a [u8]); TILE];
+
+/// Converts `slots` of a head.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn load(tile: &mut Tile, head: &HeadView, slots: Range<usize>) {
+    let layout = &head.layout;
+    let (key_dim, panels) = (layout.key_dim(), layout.value_dim().div_ceil(16));
+    tile.key_dim = key_dim;
+    tile.keys.resize(TILE * key_dim, 0.0);
+    tile.values.resize(TILE * panels * 16, 0.0);
+    let keys = stored(head, Half::Keys, slots.clone());
+    match layout.key_type() {
+        KvType::F32 => transpose_keys::<F32>(&keys, key_dim, &mut tile.keys),
+        KvType::F16 => transpose_keys::<F16>(&keys, key_dim, &mut tile.keys),
+        KvType::Q8 => transpose_keys::<Q8>(&keys, key_dim, &mut tile.keys),
+    }
+    let values = stored(head, Half::Values, slots);
+    match layout.value_type() {
+        KvType::F32 => convert_values::<F32>(&values, &mut tile.values),
+        KvType::F16 => convert_values::<F16>(&values, &mut tile.values),
+        KvType::Q8 => convert_values::<Q8>(&values, &mut tile.values),
+    }
+}
+
+fn stored<'a>(head: &HeadView<'a>, half: Half, slots: Range<usize>) -> Stored<'a> {
+    let mut stored: Stored = [(&[], &[]); TILE];
+    for (at, rows) in segments(head, half, slots) {
+        for (i, to) in stored[at..at + rows.count].iter_mut().enumerate() {
+            *to = rows.row(i);
+        }
+    }
+    stored
+}
+
+/// Vector `i` of a stored row; zeros behind its end.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn vector<const B: usize>((row, scales): (&[u8], &[u8]), i: usize) -> __m256 {
+    let (whole, tail) = row.as_chunks::<B>();
+    match whole.get(i) {
+        Some(x) => load_scaled(x, scale_of::<B>(scales, i / 4)),
+        None if i == whole.len() && !tail.is_empty() => load_tail::<B>(tail, scale_of::<B>(scales, i / 4)),
+        None => _mm256_setzero_ps(),
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn transpose_keys<const B: usize>(stored: &Stored, key_dim: usize, keys: &mut [f32]) {
+    for (eight, rows) in stored.as_chunks::<8>().0.iter().enumerate() {
+        let panel = &mut keys[eight / 2 * 16 * key_dim..][..16 * key_dim];
+        for (i, channels) in panel.as_chunks_mut::<16>().0.chunks_mut(8).enumerate() {
+            let mut block = [_mm256_setzero_ps(); 8];
+            for (v, row) in block.iter_mut().zip(rows) {
+                *v = vector::<B>(*row, i);
+            }
+            for (to, v) in channels.iter_mut().zip(transpose(&block)) {
+                store(&mut to.as_chunks_mut::<8>().0[eight % 2], v);
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn convert_values<const B: usize>(stored: &Stored, values: &mut [f32]) {
+    let panels = values.as_chunks_mut::<16>().0.chunks_exact_mut(TILE);
+    for (panel, slots) in panels.enumerate() {
+        for (to, row) in slots.iter_mut().zip(stored) {
+            for (half, to) in to.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                store(to, vector::<B>(*row, 2 * panel + half));
+            }
+        }
+    }
+}
