@@ -137,6 +137,7 @@ struct RawHeader {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Entry {
     dtype: String,
     shape: Shape,

@@ -1,0 +1,77 @@
+//! What the tests of this crate share.
+#![allow(dead_code)] // each test binary uses its own part of it
+
+pub mod raw;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A folder of its own under the build's temporary folder, removed when dropped.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new() -> Folder {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let n = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("files-{}-{n}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub fn put(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.file(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Little-endian bytes of some f32.
+pub fn f32s(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+/// `n` numbers that are all different.
+pub fn ramp(n: usize) -> Vec<u8> {
+    f32s(&(0..n).map(|i| i as f32 + 0.5).collect::<Vec<_>>())
+}
+
+/// A folder of the shared material, or `None` with a printed line.
+pub fn shared(name: &str) -> Option<PathBuf> {
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared")).join(name);
+    if path.exists() {
+        return Some(path);
+    }
+    println!("skipped: {name} of the shared material is not here");
+    None
+}
+
+/// Runs one test of this binary again as a child that may map `megabytes` of memory; true when it passed.
+/// Only this shows that nothing was allocated by a claimed size: memory that is reserved and not touched
+/// stays invisible otherwise.
+#[cfg(unix)]
+pub fn passes_within(megabytes: u64, test: &str) -> bool {
+    let me = std::env::current_exe().unwrap();
+    std::process::Command::new("sh")
+        .arg("-c")
+        .arg(format!("ulimit -v {} && exec \"$0\" \"$@\"", megabytes * 1024))
+        .arg(me)
+        .args([test, "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+        .status()
+        .unwrap()
+        .success()
+}
