@@ -8,6 +8,7 @@ use crate::isa::Isa;
 use crate::mem::MappedFile;
 use crate::weights::panel::{self, panel_rows};
 use crate::{DType, KernelError, weights};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A weight W: `rows` outputs of `cols` inputs each.
@@ -121,7 +122,8 @@ impl Matrix {
         }
         let per = panel_rows(self.dtype);
         let mut unused = Vec::new();
-        panel::row(self.dtype, self.panel(r / per, &mut unused), r % per, out);
+        let panel = self.panels_in(r / per..r / per + 1, &mut unused);
+        panel::row(self.dtype, panel, r % per, out);
     }
 
     /// Number of panels.
@@ -134,18 +136,20 @@ impl Matrix {
         self.row_bytes * panel_rows(self.dtype)
     }
 
-    /// Panel `index`, interleaved: resident, or made in `scratch` from the mapped file.
-    pub(super) fn panel<'a>(&'a self, index: usize, scratch: &'a mut Vec<u8>) -> &'a [u8] {
+    /// Some panels, one after another: resident, or made in `scratch` from the mapped file.
+    pub(super) fn panels_in<'a>(&'a self, panels: Range<usize>, scratch: &'a mut Vec<u8>) -> &'a [u8] {
         let size = self.panel_bytes();
-        let begin = index * size;
+        let span = panels.start * size..panels.end * size;
         match &self.store {
-            Store::Bytes(bytes) => &bytes[begin..][..size],
-            Store::Floats(data) => &bytemuck::cast_slice(data)[begin..][..size],
+            Store::Bytes(bytes) => &bytes[span],
+            Store::Floats(data) => &bytemuck::cast_slice(data)[span],
             Store::Mapped(map, offset) => {
-                let total = self.rows * self.row_bytes;
-                let rows = &map.as_slice()[*offset..][begin..total.min(begin + size)];
-                scratch.resize(size, 0);
-                panel::pack(self.dtype, rows, self.row_bytes, scratch);
+                let rows = &map.as_slice()[*offset..][..self.rows * self.row_bytes];
+                scratch.resize(span.len(), 0);
+                for (index, panel) in panels.zip(scratch.chunks_exact_mut(size.max(1))) {
+                    let rows = &rows[index * size..rows.len().min((index + 1) * size)];
+                    panel::pack(self.dtype, rows, self.row_bytes, panel);
+                }
                 scratch
             }
         }

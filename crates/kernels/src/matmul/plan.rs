@@ -1,4 +1,5 @@
-//! Cutting products into tasks: blocks of activation rows that stay in L2, times groups of panels.
+//! Cutting products into tasks: a few activation rows times a group of neighbouring panels, small enough
+//! that the sums of a task stay in L1.
 //!
 //! Tasks of one row block follow each other, so that whoever takes the next one mostly finds the activations
 //! in its cache. How the work is cut changes no result (see the module above), so the cut may depend on the
@@ -6,16 +7,18 @@
 
 use super::activations::Activations;
 use super::matrix::Matrix;
-use crate::DType;
 use crate::pool::{Pool, SendPtr};
 use crate::weights::panel::panel_rows;
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// Bytes of activations a row block may have: half of a 512 KiB L2.
-const BLOCK_BYTES: usize = 256 * 1024;
-/// Most rows in a block: their sums for one panel should stay in L1.
-const BLOCK_ROWS: usize = 256;
+/// Most activation rows of a task on quantised weights: with 16 panels their sums take 16 KiB, and one
+/// block of activations, repeated over vectors, about 12 KiB.
+const QUANT_BLOCK: usize = 32;
+/// Most activation rows of a task on floats.
+const FLOAT_BLOCK: usize = 96;
+/// Most panels of a task.
+const GROUP: usize = 16;
 /// Weight bytes a task should at least read, so that grabbing tasks (some 50 ns each) stays cheap.
 const TASK_BYTES: usize = 16 * 1024;
 /// Tasks a thread should get of a product, so that all finish at about the same time.
@@ -36,10 +39,18 @@ struct Job<'a> {
 
 /// A thread's buffers: kept between calls, so that decoding allocates nothing.
 #[derive(Default)]
-struct Scratch {
+pub(super) struct Scratch {
+    /// Panels of a mapped weight.
+    panels: Vec<u8>,
+    /// Sums: (panels, rows, rows of a panel).
     tile: Vec<f32>,
-    panel: Vec<u8>,
-    wide: Vec<f32>,
+    /// A panel of halves, widened.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) wide: Vec<f32>,
+    #[cfg(target_arch = "x86_64")]
+    pub(super) rows: Vec<super::quant_avx2::Spread>,
+    #[cfg(target_arch = "x86_64")]
+    pub(super) wide_rows: Vec<super::quant_avx2::WideSpread>,
 }
 
 thread_local! {
@@ -65,14 +76,14 @@ pub(super) fn run<'a>(pool: &Pool, x: &Activations, jobs: &mut [(&'a Matrix, &mu
 
 impl<'a> Job<'a> {
     fn new(w: &'a Matrix, y: SendPtr<f32>, x: &Activations, pool: &Pool) -> Job<'a> {
-        let value_bytes = if w.dtype().is_float() { 4 } else { 1 };
-        let fit = BLOCK_BYTES / (w.cols() * value_bytes).max(1);
-        // Multiples of 12 suit both the tiles of six rows and an even number of rows.
-        let rows = (fit.min(BLOCK_ROWS) / 12 * 12).max(12).min(x.rows().max(1));
+        let most = if w.dtype().is_float() { FLOAT_BLOCK } else { QUANT_BLOCK };
+        // Blocks of about equal size: a last block of one row would leave most of the machine unused.
+        let rows = x.rows().div_ceil(x.rows().div_ceil(most).max(1)).max(1);
         let blocks = x.rows().div_ceil(rows);
         let fair = (w.panels() * blocks).div_ceil(pool.threads() * TASKS_A_THREAD);
-        let least = TASK_BYTES.div_ceil(w.panel_bytes().max(1) * rows.min(8));
-        let panels = fair.min(16).max(least).clamp(1, w.panels().max(1));
+        let least = TASK_BYTES.div_ceil(w.panel_bytes().max(1) * rows);
+        let most = fair.min(GROUP).max(least).clamp(1, w.panels().max(1));
+        let panels = w.panels().div_ceil(w.panels().div_ceil(most).max(1)).max(1);
         let groups = w.panels().div_ceil(panels);
         Job { w, y, rows, panels, groups, tasks: groups * blocks }
     }
@@ -81,67 +92,78 @@ impl<'a> Job<'a> {
         let (block, group) = (task / self.groups, task % self.groups);
         let rows = block * self.rows..x.rows().min((block + 1) * self.rows);
         let panels = group * self.panels..self.w.panels().min((group + 1) * self.panels);
-        let Scratch { tile, panel, wide } = scratch;
         let width = panel_rows(self.w.dtype());
-        tile.resize(rows.len() * width, 0.0);
-        for index in panels {
-            let bytes = self.w.panel(index, panel);
-            multiply(self.w, bytes, x, rows.clone(), tile, wide);
-            let first = index * width;
-            let count = width.min(self.w.rows() - first);
-            for (i, sums) in rows.clone().zip(tile.chunks_exact(width)) {
-                // SAFETY: `y` is (m, n), `i < m` and `first + count <= n`; no two tasks share both a row
-                // block and a panel, so nobody else writes these values.
+        let mut tile = std::mem::take(&mut scratch.tile);
+        let mut mapped = std::mem::take(&mut scratch.panels);
+        tile.resize(panels.len() * rows.len() * width, 0.0);
+        let bytes = self.w.panels_in(panels.clone(), &mut mapped);
+        multiply(self.w, bytes, x, rows.clone(), &mut tile, scratch);
+        for (i, y_row) in rows.clone().enumerate() {
+            for (p, index) in panels.clone().enumerate() {
+                let sums = &tile[(p * rows.len() + i) * width..][..width];
+                let first = index * width;
+                let count = width.min(self.w.rows() - first);
+                // SAFETY: `y` is (m, n), `y_row < m` and `first + count <= n`; no two tasks share both a
+                // row block and a panel, so nobody else writes these values.
                 unsafe {
-                    let at = self.y.get().add(i * self.w.rows() + first);
+                    let at = self.y.get().add(y_row * self.w.rows() + first);
                     at.copy_from_nonoverlapping(sums.as_ptr(), count);
                 }
             }
         }
+        scratch.tile = tile;
+        scratch.panels = mapped;
     }
 }
 
-/// One panel times rows `rows` of `x` into `tile`: (rows, panel's rows).
-fn multiply(w: &Matrix, panel: &[u8], x: &Activations, rows: Range<usize>, tile: &mut [f32], wide: &mut Vec<f32>) {
+/// Panels times rows `rows` of `x` into `tile`: (panels, rows, rows of a panel).
+fn multiply(w: &Matrix, panels: &[u8], x: &Activations, rows: Range<usize>, tile: &mut [f32], scratch: &mut Scratch) {
     #[cfg(target_arch = "x86_64")]
     if w.isa().runs_avx2() {
         // SAFETY: AVX2, FMA and F16C were detected; shapes were checked by `matmul_many`, so `x` has the
         // matrix's columns, `rows` is within it, and the tile was sized above.
-        unsafe { multiply_avx2(w.dtype(), panel, x, rows, tile, wide) };
+        unsafe { multiply_avx2(w, panels, x, rows, tile, scratch) };
         return;
     }
-    let _ = wide;
+    let _ = scratch;
     let cols = x.cols();
+    let tile_size = rows.len() * panel_rows(w.dtype());
+    let each = panels.chunks_exact(w.panel_bytes()).zip(tile.chunks_exact_mut(tile_size));
     crate::weights::with_format!(
         w.dtype(),
-        F => super::scalar::quant_panel::<F>(panel, &x.blocks(), rows, tile),
+        F => each.for_each(|(panel, tile)| {
+            super::scalar::quant_panel::<F>(panel, &x.blocks(), rows.clone(), tile);
+        }),
         float => {
             let x = &x.floats()[rows.start * cols..rows.end * cols];
-            super::scalar::float_panel(w.dtype(), panel, x, cols, tile);
+            each.for_each(|(panel, tile)| super::scalar::float_panel(w.dtype(), panel, x, cols, tile));
         }
     );
 }
 
 /// # Safety
-/// As [`super::quant_avx2::quant_panel`] and [`super::float_avx2::float_panel`].
+/// As [`super::quant_avx2::quant_panels`] and [`super::float_avx2::float_panel`].
 #[cfg(target_arch = "x86_64")]
 unsafe fn multiply_avx2(
-    dtype: DType,
-    panel: &[u8],
+    w: &Matrix,
+    panels: &[u8],
     x: &Activations,
     rows: Range<usize>,
     tile: &mut [f32],
-    wide: &mut Vec<f32>,
+    scratch: &mut Scratch,
 ) {
-    let cols = x.cols();
+    let (cols, size) = (x.cols(), w.panel_bytes());
     // SAFETY: the caller's promises, passed on.
     unsafe {
         crate::weights::with_format!(
-            dtype,
-            F => super::quant_avx2::quant_panel::<F>(panel, &x.blocks(), rows, tile),
+            w.dtype(),
+            F => super::quant_avx2::quant_panels::<F>(panels, size, &x.blocks(), rows, tile, scratch),
             float => {
+                let tiles = tile.chunks_exact_mut(rows.len() * panel_rows(w.dtype()));
                 let x = &x.floats()[rows.start * cols..rows.end * cols];
-                super::float_avx2::float_panel(dtype, panel, x, cols, tile, wide);
+                for (panel, tile) in panels.chunks_exact(size).zip(tiles) {
+                    super::float_avx2::float_panel(w.dtype(), panel, x, cols, tile, &mut scratch.wide);
+                }
             }
         );
     }

@@ -1,0 +1,132 @@
+//! Many rows of a signed format: products in 16 bits.
+//!
+//! Full-range signed bytes leave `maddubs` no room for a second product in its i16, so its three further
+//! instructions a group (sign, widen, add) would come on top. Widened to i16 beforehand, weights and
+//! activations need two: `madd`, which adds pairs into i32, and the addition. The even bytes of each lane
+//! and the odd ones make two rounds of eight registers; what pairs with what does not matter to the sum.
+//! Apart from that this is `many`.
+
+use crate::matmul::activations::Blocks;
+use crate::weights::SUB;
+use crate::weights::avx2::Avx2Format;
+use crate::weights::panel::QUANT_ROWS;
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+/// One block of one row, widened and repeated.
+#[derive(Clone, Copy)]
+pub(in crate::matmul) struct WideSpread {
+    even: [__m256i; 8],
+    odd: [__m256i; 8],
+    scale: __m256,
+    /// The even half of the product with the panel at hand.
+    partial: __m256i,
+}
+
+/// Bytes 0 and 2 of each 32-bit lane as i16.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn even(v: __m256i) -> __m256i {
+    _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(v))
+}
+
+/// Bytes 1 and 3 of each 32-bit lane as i16.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn odd(v: __m256i) -> __m256i {
+    _mm256_srai_epi16::<8>(v)
+}
+
+impl WideSpread {
+    /// Nothing yet.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn empty() -> WideSpread {
+        let zero = _mm256_setzero_si256();
+        WideSpread { even: [zero; 8], odd: [zero; 8], scale: _mm256_setzero_ps(), partial: zero }
+    }
+
+    /// Takes block number `at` of the activations.
+    ///
+    /// # Safety
+    /// AVX2 is there and `at` is a block of `x`.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn fill(&mut self, x: &Blocks, at: usize) {
+        // SAFETY: `at` is within both slices, and a block has eight groups of four.
+        unsafe {
+            let q = x.q.as_ptr().add(at * SUB).cast::<i32>();
+            for g in 0..8 {
+                let group = _mm256_set1_epi32(q.add(g).read_unaligned());
+                self.even[g] = even(group);
+                self.odd[g] = odd(group);
+            }
+            self.scale = _mm256_broadcast_ss(&x.scale_sum.get_unchecked(at)[0]);
+        }
+    }
+}
+
+/// # Safety
+/// As [`super::quant_panels`], for a format without minimums and offset.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn panels<F: Avx2Format>(
+    panels: &[u8],
+    panel_bytes: usize,
+    x: &Blocks,
+    rows: Range<usize>,
+    tile: &mut [f32],
+    spread: &mut Vec<WideSpread>,
+) {
+    let per_block = const { F::DTYPE.block_len() / SUB };
+    let size = const { F::DTYPE.block_bytes() * QUANT_ROWS };
+    tile.fill(0.0);
+    if spread.len() < rows.len() {
+        spread.resize(rows.len(), WideSpread::empty());
+    }
+    let spread = &mut spread[..rows.len()];
+    for b in 0..panel_bytes / size {
+        for s in 0..per_block {
+            let first = (b * per_block + s) * x.rows;
+            for (row, i) in spread.iter_mut().zip(rows.clone()) {
+                // SAFETY: `first + i` is this block of row `i`.
+                unsafe { row.fill(x, first + i) };
+            }
+            let tiles = tile.chunks_exact_mut(rows.len() * QUANT_ROWS);
+            for (panel, tile) in panels.chunks_exact(panel_bytes).zip(tiles) {
+                // SAFETY: block `b` lies in the panel, run `s` in the block.
+                let regs = unsafe { F::load(panel.as_ptr().add(b * size), s) };
+                add_panel(regs.w, regs.scale[0], spread, tile);
+            }
+        }
+    }
+}
+
+/// Adds one block of a panel times all rows.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add_panel(w: [__m256i; 8], scale: __m256, spread: &mut [WideSpread], tile: &mut [f32]) {
+    let first = w.map(|w| even(w));
+    for row in spread.iter_mut() {
+        row.partial = dot(&first, &row.even);
+    }
+    let last = w.map(|w| odd(w));
+    for (row, out) in spread.iter().zip(tile.as_chunks_mut::<QUANT_ROWS>().0) {
+        let product = _mm256_add_epi32(dot(&last, &row.odd), row.partial);
+        // SAFETY: `out` has eight values.
+        unsafe {
+            let sum = _mm256_loadu_ps(out.as_ptr());
+            let sum = super::scaled(product, scale, row.scale, sum);
+            _mm256_storeu_ps(out.as_mut_ptr(), sum);
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dot(w: &[__m256i; 8], x: &[__m256i; 8]) -> __m256i {
+    let mut all = _mm256_madd_epi16(w[0], x[0]);
+    for g in 1..8 {
+        all = _mm256_add_epi32(all, _mm256_madd_epi16(w[g], x[g]));
+    }
+    all
+}
