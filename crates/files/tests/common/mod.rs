@@ -11,9 +11,19 @@ pub struct Folder(PathBuf);
 
 impl Folder {
     pub fn new() -> Folder {
+        Self::under(Path::new(env!("CARGO_TARGET_TMPDIR")))
+    }
+
+    /// In memory where the system has such a place, for tests that write thousands of files.
+    pub fn in_memory() -> Folder {
+        let shm = Path::new("/dev/shm");
+        if shm.is_dir() { Self::under(shm) } else { Self::new() }
+    }
+
+    fn under(root: &Path) -> Folder {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("files-{}-{n}", std::process::id()));
+        let path = root.join(format!("meden-files-{}-{n}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Folder(path)
     }
