@@ -1,16 +1,21 @@
 //! A panel of plain floats (k, 16) times some rows of f32 activations, with AVX2 and FMA.
 //!
 //! Tiles of six rows by sixteen outputs: twelve sums, two weight vectors and a broadcast fill the sixteen
-//! registers, and twelve independent chains keep both multiply-add units busy. An output is one chain along
-//! k whatever the tile, so m does not change its bits. F16 and BF16 widen as they are loaded for few rows;
-//! for many the panel is widened once into scratch.
+//! registers, and twelve independent chains keep both multiply-add units busy. Stretches of the panel that
+//! fit L1 are taken one after another, each past all rows, the sums waiting in the tile meanwhile. An output
+//! is one chain along k however it is cut, so m does not change its bits. F16 and BF16 widen as they are
+//! loaded for few rows; for many a stretch is widened once into scratch.
 
 use crate::DType;
 use crate::weights::panel::FLOAT_ROWS;
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 /// Rows of a tile.
 const TILE: usize = 6;
+
+/// Columns of a stretch: sixteen outputs of them take 16 KiB, half of L1.
+const STRETCH: usize = 256;
 
 /// Rows `x`: (rows, cols) times a panel; `tile`: (rows, 16).
 ///
@@ -26,29 +31,43 @@ pub(super) unsafe fn float_panel(
     tile: &mut [f32],
     wide: &mut Vec<f32>,
 ) {
-    let rows = x.len() / cols;
     debug_assert!(panel.len() == cols * FLOAT_ROWS * dtype.block_bytes());
-    debug_assert!(tile.len() >= rows * FLOAT_ROWS);
-    // SAFETY: the caller's promises, passed on; `wide` has been filled with the same (cols, 16) values.
+    debug_assert!(tile.len() * cols >= x.len() * FLOAT_ROWS);
+    tile.fill(0.0);
+    // SAFETY: the caller's promises, passed on.
     unsafe {
         match dtype {
-            DType::F16 if rows <= TILE => all_rows::<F16>(panel.as_ptr(), x, cols, tile),
-            DType::BF16 if rows <= TILE => all_rows::<Bf16>(panel.as_ptr(), x, cols, tile),
-            DType::F16 => {
-                widen::<F16>(panel.as_ptr(), cols, wide);
-                all_rows::<F32>(wide.as_ptr().cast(), x, cols, tile);
+            DType::F16 => stretches::<F16>(panel, x, cols, tile, wide),
+            DType::BF16 => stretches::<Bf16>(panel, x, cols, tile, wide),
+            _ => stretches::<F32>(panel, x, cols, tile, wide),
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn stretches<L: Load>(panel: &[u8], x: &[f32], cols: usize, tile: &mut [f32], wide: &mut Vec<f32>) {
+    let rows = x.len() / cols;
+    let size = panel.len() / cols;
+    for first in (0..cols).step_by(STRETCH) {
+        let span = first..cols.min(first + STRETCH);
+        let weights = panel[span.start * size..span.end * size].as_ptr();
+        // SAFETY: `weights` holds the span's columns, as does `wide` once it has been filled from them.
+        unsafe {
+            if rows <= TILE || L::WIDE {
+                all_rows::<L>(weights, x, cols, span, tile);
+            } else {
+                widen::<L>(weights, span.len(), wide);
+                all_rows::<F32>(wide.as_ptr().cast(), x, cols, span, tile);
             }
-            DType::BF16 => {
-                widen::<Bf16>(panel.as_ptr(), cols, wide);
-                all_rows::<F32>(wide.as_ptr().cast(), x, cols, tile);
-            }
-            _ => all_rows::<F32>(panel.as_ptr(), x, cols, tile),
         }
     }
 }
 
 /// How sixteen weights get into two registers.
 trait Load {
+    /// Whether they are f32 already.
+    const WIDE: bool = false;
+
     /// # Safety
     /// AVX2 and F16C are there; sixteen values of the format are readable at index `16 k`.
     unsafe fn load(panel: *const u8, k: usize) -> [__m256; 2];
@@ -59,6 +78,8 @@ struct F16;
 struct Bf16;
 
 impl Load for F32 {
+    const WIDE: bool = true;
+
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn load(panel: *const u8, k: usize) -> [__m256; 2] {
@@ -109,43 +130,63 @@ unsafe fn widen<L: Load>(panel: *const u8, cols: usize, wide: &mut Vec<f32>) {
     }
 }
 
+/// Adds the products along columns `span`, whose weights begin at `weights`, to the sums in `tile`.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn all_rows<L: Load>(panel: *const u8, x: &[f32], cols: usize, tile: &mut [f32]) {
-    let tiles = x.chunks(TILE * cols).zip(tile.chunks_mut(TILE * FLOAT_ROWS));
-    for (x, tile) in tiles {
-        let (x, out) = (x.as_ptr(), tile.as_mut_ptr());
-        // SAFETY: `x` and `tile` begin with as many whole rows as the constant says.
+unsafe fn all_rows<L: Load>(weights: *const u8, x: &[f32], cols: usize, span: Range<usize>, tile: &mut [f32]) {
+    let count = x.len() / cols;
+    let mut row = 0;
+    while row < count {
+        // Tiles of about equal height: two of four rows keep more chains busy than one of six and one of two.
+        let height = (count - row).div_ceil((count - row).div_ceil(TILE));
+        let x = Rows { x: x[row * cols + span.start..].as_ptr(), stride: cols, len: span.len() };
+        let out = tile[row * FLOAT_ROWS..][..height * FLOAT_ROWS].as_mut_ptr();
+        // SAFETY: `x` and `out` have at least `height` rows, and `height` is what the constant says.
         unsafe {
-            match tile.len() / FLOAT_ROWS {
-                1 => rows::<L, 1>(panel, x, cols, out),
-                2 => rows::<L, 2>(panel, x, cols, out),
-                3 => rows::<L, 3>(panel, x, cols, out),
-                4 => rows::<L, 4>(panel, x, cols, out),
-                5 => rows::<L, 5>(panel, x, cols, out),
-                _ => rows::<L, 6>(panel, x, cols, out),
+            match height {
+                1 => rows::<L, 1>(weights, x, out),
+                2 => rows::<L, 2>(weights, x, out),
+                3 => rows::<L, 3>(weights, x, out),
+                4 => rows::<L, 4>(weights, x, out),
+                5 => rows::<L, 5>(weights, x, out),
+                _ => rows::<L, 6>(weights, x, out),
             }
         }
+        row += height;
     }
 }
 
+/// `len` values of each of some rows, `stride` apart.
+#[derive(Clone, Copy)]
+struct Rows {
+    x: *const f32,
+    stride: usize,
+    len: usize,
+}
+
 /// # Safety
-/// `M` rows of `cols` values are readable at `x`, and `M` rows of sixteen writable at `out`.
+/// AVX2, FMA and F16C are there; `M` rows are readable in `x`, `M` rows of sixteen writable at `out`, and
+/// (len, 16) weights readable at `weights`.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn rows<L: Load, const M: usize>(panel: *const u8, x: *const f32, cols: usize, out: *mut f32) {
+unsafe fn rows<L: Load, const M: usize>(weights: *const u8, x: Rows, out: *mut f32) {
     let mut sums = [[_mm256_setzero_ps(); 2]; M];
-    // SAFETY: `k < cols` and `i < M` everywhere.
+    // SAFETY: `k < x.len` and `i < M` everywhere.
     unsafe {
-        for k in 0..cols {
-            let w = L::load(panel, k);
+        for (i, sum) in sums.iter_mut().enumerate() {
+            let at = out.add(i * FLOAT_ROWS);
+            *sum = [_mm256_loadu_ps(at), _mm256_loadu_ps(at.add(8))];
+        }
+        for k in 0..x.len {
+            let w = L::load(weights, k);
             for (i, sum) in sums.iter_mut().enumerate() {
-                let x = _mm256_broadcast_ss(&*x.add(i * cols + k));
+                let x = _mm256_broadcast_ss(&*x.x.add(i * x.stride + k));
                 sum[0] = _mm256_fmadd_ps(x, w[0], sum[0]);
                 sum[1] = _mm256_fmadd_ps(x, w[1], sum[1]);
             }
         }
         for (i, sum) in sums.iter().enumerate() {
-            _mm256_storeu_ps(out.add(i * FLOAT_ROWS), sum[0]);
-            _mm256_storeu_ps(out.add(i * FLOAT_ROWS + 8), sum[1]);
+            let at = out.add(i * FLOAT_ROWS);
+            _mm256_storeu_ps(at, sum[0]);
+            _mm256_storeu_ps(at.add(8), sum[1]);
         }
     }
 }

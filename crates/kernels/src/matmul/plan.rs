@@ -9,12 +9,15 @@ use super::activations::Activations;
 use super::matrix::Matrix;
 use crate::pool::{Pool, SendPtr};
 use crate::weights::panel::panel_rows;
+use crate::weights::{Format, Kind};
 use std::cell::RefCell;
 use std::ops::Range;
 
 /// Most activation rows of a task on quantised weights: with 16 panels their sums take 16 KiB, and one
 /// block of activations, repeated over vectors, about 12 KiB.
 const QUANT_BLOCK: usize = 32;
+/// The same for signed formats, whose activations are repeated in 16 bits.
+const WIDE_BLOCK: usize = 24;
 /// Most activation rows of a task on floats.
 const FLOAT_BLOCK: usize = 96;
 /// Most panels of a task.
@@ -76,7 +79,11 @@ pub(super) fn run<'a>(pool: &Pool, x: &Activations, jobs: &mut [(&'a Matrix, &mu
 
 impl<'a> Job<'a> {
     fn new(w: &'a Matrix, y: SendPtr<f32>, x: &Activations, pool: &Pool) -> Job<'a> {
-        let most = if w.dtype().is_float() { FLOAT_BLOCK } else { QUANT_BLOCK };
+        let most = crate::weights::with_format!(
+            w.dtype(),
+            F => if <F as Format>::KIND == Kind::S8 { WIDE_BLOCK } else { QUANT_BLOCK },
+            float => FLOAT_BLOCK
+        );
         // Blocks of about equal size: a last block of one row would leave most of the machine unused.
         let rows = x.rows().div_ceil(x.rows().div_ceil(most).max(1)).max(1);
         let blocks = x.rows().div_ceil(rows);
