@@ -74,7 +74,7 @@ pub(crate) fn read(gguf: &Gguf, files: &ModelFiles) -> Result<Config, EngineErro
         final_softcap: softcap("final_logit_softcapping", 30.0)?,
         embedding_scale: if gemma { (hidden as f32).sqrt() } else { 1.0 },
         norm_plus_one: false,
-        interleaved_qk: matches!(architecture.as_str(), "llama" | "mistral"),
+        interleaved_qk: meden_files::names::permuted_heads(&architecture),
         post_norms: gemma,
         qk_norm: matches!(architecture.as_str(), "qwen3" | "gemma3"),
         attention,
