@@ -201,7 +201,7 @@ impl Config {
             }
         }
         let kv = self.num_key_value_heads.unwrap_or(self.num_attention_heads);
-        if self.num_attention_heads % kv != 0 {
+        if !self.num_attention_heads.is_multiple_of(kv) {
             let problem = format!("{} query heads are no multiple of {kv}", self.num_attention_heads);
             return Err(FileError::malformed(path, "num_key_value_heads", problem));
         }

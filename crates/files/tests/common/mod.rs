@@ -2,6 +2,8 @@
 #![allow(dead_code)] // each test binary uses its own part of it
 
 pub mod raw;
+pub mod server;
+pub mod zip;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -84,4 +86,44 @@ pub fn passes_within(megabytes: u64, test: &str) -> bool {
         .status()
         .unwrap()
         .success()
+}
+
+/// Settings that reach nothing but what a test gives them.
+pub fn options(folder: &Folder, endpoint: &str) -> meden_files::source::ResolveOptions {
+    meden_files::source::ResolveOptions {
+        cache: folder.file("meden"),
+        hub_cache: folder.file("hub"),
+        endpoint: endpoint.to_owned(),
+        token: None,
+        offline: false,
+        pips: Vec::new(),
+    }
+}
+
+/// Notes down what it is told.
+#[derive(Default)]
+pub struct Notes {
+    pub started: Vec<(String, Option<u64>)>,
+    pub advanced: u64,
+    pub open: i64,
+    pub notes: Vec<String>,
+}
+
+impl meden_files::source::Progress for Notes {
+    fn start(&mut self, what: &str, total: Option<u64>) {
+        self.started.push((what.to_owned(), total));
+        self.open += 1;
+    }
+
+    fn advance(&mut self, bytes: u64) {
+        self.advanced += bytes;
+    }
+
+    fn finish(&mut self) {
+        self.open -= 1;
+    }
+
+    fn note(&mut self, line: &str) {
+        self.notes.push(line.to_owned());
+    }
 }

@@ -123,7 +123,7 @@ impl Download<'_> {
                 return Err(SourceError::Truncated { repo, file, got: have, want: self.size, problem });
             }
             if have < self.size {
-                std::thread::sleep(std::time::Duration::from_millis(100 << failures));
+                std::thread::sleep(std::time::Duration::from_millis(50 << failures));
             }
         }
         Ok(())
