@@ -1,0 +1,105 @@
+//! How large the key-value cache may become and what is thrown out of it.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use meden_engine::{Budget, KvType, Policy, PressSpec, Schedule, SessionOptions, SkipOverflow};
+
+/// Flags of the cache and its press.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Cache")]
+pub struct CacheArgs {
+    /// Keep the cache within a budget: tokens a layer (512), a share of the tokens read (25%), or bytes (8MiB)
+    #[arg(long, value_name = "BUDGET")]
+    pub kv_budget: Option<Budget>,
+    /// What decides which tokens stay: knorm (default), knorm_high, random, streaming_llm, or JSON with parameters
+    #[arg(long, value_name = "PRESS", requires = "kv_budget")]
+    pub press: Option<PressSpec>,
+    /// When the press acts [default: prefill_chunk:256,decode_every:32]
+    #[arg(long, value_name = "WHEN", requires = "kv_budget")]
+    pub schedule: Option<Schedule>,
+    /// Layers that are left alone, as in 0,1, or none [default: what the press's paper says]
+    #[arg(long, value_name = "LAYERS", requires = "kv_budget", value_parser = parse_layers)]
+    pub skip_layers: Option<Layers>,
+    /// A skipped layer that outgrows the budget keeps its ends (window), or grows without bound (grow)
+    #[arg(long, value_name = "window|grow", requires = "kv_budget")]
+    pub skip_overflow: Option<SkipOverflow>,
+    /// First tokens that always stay [default: 4]
+    #[arg(long, value_name = "N", requires = "kv_budget")]
+    pub sinks: Option<usize>,
+    /// Newest tokens that always stay [default: 64]
+    #[arg(long, value_name = "N", requires = "kv_budget")]
+    pub recents: Option<usize>,
+    /// Take press, budget and schedule from a JSON file instead
+    #[arg(long, value_name = "FILE", conflicts_with = "kv_budget")]
+    pub policy: Option<PathBuf>,
+    /// Element type of cached keys and values
+    #[arg(long, default_value = "f16", value_name = "f32|f16|q8")]
+    pub kv: KvType,
+    /// Most tokens read in one go
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    pub prefill_chunk: usize,
+}
+
+/// A list of layer numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layers(pub Vec<usize>);
+
+fn parse_layers(text: &str) -> Result<Layers, String> {
+    if text.trim() == "none" {
+        return Ok(Layers(Vec::new()));
+    }
+    let numbers = text.split(',').map(|part| part.trim().parse::<usize>());
+    let numbers: Result<Vec<_>, _> = numbers.collect();
+    numbers.map(Layers).map_err(|_| "write layer numbers with commas, as in 0,1, or none".to_owned())
+}
+
+impl CacheArgs {
+    /// What a session is made with.
+    pub fn session_options(&self) -> anyhow::Result<SessionOptions> {
+        Ok(SessionOptions { kv_type: self.kv, policy: self.to_policy()?, prefill_chunk: self.prefill_chunk })
+    }
+
+    /// The compression policy, `None` where no budget was given.
+    pub fn to_policy(&self) -> anyhow::Result<Option<Policy>> {
+        if let Some(path) = &self.policy {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("{}: cannot read the policy file", path.display()))
+                .map_err(|e| crate::exit::failure(crate::exit::Exit::BadFile, crate::exit::one_line(&e)))?;
+            let policy = serde_json::from_str(&text).map_err(|e| {
+                crate::exit::failure(
+                    crate::exit::Exit::BadFile,
+                    format!(
+                        "{}: not a policy: {e}; write for example {{\"press\": {{\"kind\": \"knorm\"}}, \"budget\": \"25%\"}}",
+                        path.display()
+                    ),
+                )
+            })?;
+            return Ok(Some(policy));
+        }
+        let Some(budget) = self.kv_budget else {
+            return Ok(None);
+        };
+        let press = self.press.clone().unwrap_or(PressSpec::Knorm {});
+        let mut policy = Policy::new(press, budget);
+        policy.schedule = self.schedule.unwrap_or(policy.schedule);
+        policy.skip_layers = self.skip_layers.clone().map(|l| l.0);
+        policy.skip_overflow = self.skip_overflow.unwrap_or(policy.skip_overflow);
+        policy.sinks = self.sinks.unwrap_or(policy.sinks);
+        policy.recents = self.recents.unwrap_or(policy.recents);
+        Ok(Some(policy))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_numbers_or_none() {
+        assert_eq!(parse_layers("0, 1,12"), Ok(Layers(vec![0, 1, 12])));
+        assert_eq!(parse_layers("none"), Ok(Layers(vec![])));
+        assert!(parse_layers("0;1").is_err());
+        assert!(parse_layers("").is_err());
+    }
+}

@@ -1,0 +1,9 @@
+//! Flags that several verbs share, and what they are turned into.
+
+mod cache;
+mod model;
+mod sampling;
+
+pub use cache::CacheArgs;
+pub use model::ModelArgs;
+pub use sampling::SamplingArgs;

@@ -1,0 +1,28 @@
+//! Which model, and how it is held and run.
+
+use meden_engine::{Isa, LoadOptions, WeightMode};
+
+/// Flags that choose a model and how it is loaded.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// A built-in name (smollm2, gemma3-270m), hf:owner/name[:file], a .gguf file, or a folder with safetensors
+    #[arg(long, short, default_value = meden_files::source::DEFAULT, value_name = "NAME|PATH")]
+    pub model: String,
+    /// Threads; 0 means one for each physical core this process may use
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub threads: usize,
+    /// How weights are held: native (as in the file), f32 (reference path), mapped (least memory; the file must not change)
+    #[arg(long, default_value = "native", value_name = "native|f32|mapped")]
+    pub weights: WeightMode,
+    /// Instruction set of the kernels (scalar, avx2, avx512, amx); default: the best of this processor
+    #[arg(long, value_name = "SET")]
+    pub isa: Option<Isa>,
+}
+
+impl ModelArgs {
+    /// How to load.
+    pub fn load_options(&self) -> LoadOptions {
+        LoadOptions { threads: self.threads, weights: self.weights, isa: self.isa }
+    }
+}

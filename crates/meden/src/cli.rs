@@ -1,0 +1,73 @@
+//! The command line as a whole: global flags and the list of verbs. Each verb's own flags stand in its own file.
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::exit::Exit;
+use crate::verbs::{chat, completions, demo, eval, inspect, man, pull, run, tokenize};
+
+const ABOUT: &str = "Language models in bounded memory, on the CPU.";
+
+const EXAMPLES: &str = "Two things to try:
+  meden demo
+      reads a long document with a full and with a quarter-size cache, and compares them
+  meden run --prompt \"Why is the sky blue?\" --kv-budget 512
+      answers, with a cache that never grows past 512 tokens a layer
+
+`meden help VERB` explains a verb and its flags.";
+
+/// The whole command line.
+#[derive(Parser)]
+#[command(name = "meden", version, about = ABOUT, after_help = EXAMPLES, after_long_help = long_help())]
+#[command(arg_required_else_help = true, disable_help_subcommand = false, max_term_width = 100)]
+pub struct Cli {
+    /// Flags that every verb takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Flags that every verb takes.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct Global {
+    /// Print exactly one JSON object on standard output instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// No progress, no statistics: only what was asked for, and errors
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+/// The verbs.
+#[derive(Subcommand)]
+pub enum Verb {
+    /// Read a long document with a full and with a small cache, and compare memory, speed and answer
+    Demo(demo::Args),
+    /// Answer one prompt
+    Run(run::Args),
+    /// Talk with a model
+    Chat(chat::Args),
+    /// Show how a text is cut into tokens
+    Tokenize(tokenize::Args),
+    /// Say what is in a model file
+    Inspect(inspect::Args),
+    /// Fetch a model
+    Pull(pull::Args),
+    /// Judge a model or a press
+    #[command(subcommand)]
+    Eval(eval::Verb),
+    /// Print a completion script for a shell
+    Completions(completions::Args),
+    /// Print the manual page
+    Man(man::Args),
+}
+
+fn long_help() -> String {
+    format!("{EXAMPLES}\n\n{}", Exit::TABLE)
+}
+
+/// The command line as data, for completions and the manual.
+pub fn command() -> clap::Command {
+    Cli::command()
+}

@@ -1,0 +1,116 @@
+//! The program `meden`: the command line is read, one verb runs, errors become one line and an exit code.
+//!
+//! Terminals, standard streams, signals and exit codes are known here and nowhere below.
+
+mod args;
+mod cli;
+mod exit;
+mod generate;
+mod load;
+mod output;
+mod progress;
+mod prompt;
+mod signals;
+mod summary;
+mod verbs;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use cli::{Cli, Verb};
+use exit::Exit;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return not_understood(&error),
+    };
+    signals::install();
+    let json = cli.global.json;
+    match dispatch(cli) {
+        Ok(exit) => ExitCode::from(exit as u8),
+        // Whoever read our output has seen enough, as `head` does.
+        Err(error) if exit::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let (exit, message) = (exit::of(&error), exit::one_line(&error));
+            progress::say(&format!("meden: {message}"));
+            if json {
+                output::json_error(exit, &message);
+            }
+            ExitCode::from(exit as u8)
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
+    let global = cli.global;
+    match cli.verb {
+        Verb::Demo(args) => verbs::demo::run(args, global),
+        Verb::Run(args) => verbs::run::run(args, global),
+        Verb::Chat(args) => verbs::chat::run(args, global),
+        Verb::Tokenize(args) => verbs::tokenize::run(args, global),
+        Verb::Inspect(args) => verbs::inspect::run(args, global),
+        Verb::Pull(args) => verbs::pull::run(args, global),
+        Verb::Eval(verb) => verbs::eval::run(verb, global),
+        Verb::Completions(args) => verbs::completions::run(args, global),
+        Verb::Man(args) => verbs::man::run(args, global),
+    }
+}
+
+/// Help and version go to standard output with code 0; everything else is one line on standard error.
+fn not_understood(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // A reader that has gone away is no failure.
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            ExitCode::from(Exit::Usage as u8)
+        }
+        _ => {
+            let message = usage_line(&error.to_string());
+            progress::say(&format!("meden: {message}"));
+            if std::env::args_os().any(|a| a == "--json") {
+                output::json_error(Exit::Usage, &message);
+            }
+            ExitCode::from(Exit::Usage as u8)
+        }
+    }
+}
+
+/// clap writes a paragraph with the usage and a pointer to the help; what is wrong, and its tip, fit on one line.
+fn usage_line(text: &str) -> String {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let before_usage = text.split("\n\nUsage:").next().unwrap_or(text);
+    let said = before_usage.split("\n\nFor more information").next().unwrap_or(before_usage);
+    let line = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    let verb = text.lines().find_map(|l| l.strip_prefix("Usage: ")).map(|u| {
+        let words = u.split_whitespace().take_while(|w| w.starts_with(|c: char| c.is_ascii_lowercase()));
+        words.collect::<Vec<_>>().join(" ")
+    });
+    format!("{line}; see `{} --help`", verb.filter(|v| !v.is_empty()).as_deref().unwrap_or("meden"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_usage_is_told_on_one_line_with_the_tip() {
+        let Err(error) = Cli::try_parse_from(["meden", "run", "--pormpt", "x"]) else {
+            panic!("a flag that does not exist was taken");
+        };
+        let line = usage_line(&error.to_string());
+        assert!(!line.contains('\n') && line.contains("--pormpt") && line.contains("--prompt"), "{line}");
+        assert!(line.ends_with("see `meden run --help`"), "{line}");
+    }
+}

@@ -1,0 +1,95 @@
+//! Progress for people who watch: on standard error, and only when that is a terminal.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use meden_files::source::Progress;
+
+const BYTES: &str = "{msg}  {bar:28} {bytes:>10} of {total_bytes}  {eta:>4}";
+const TOKENS: &str = "{msg}  {bar:28} {pos:>7} of {len} tokens  {eta:>4}";
+const SPIN: &str = "{spinner} {msg}  {bytes}";
+
+/// A bar that appears when something starts and disappears when it is done.
+pub struct Bar {
+    bar: Option<ProgressBar>,
+    visible: bool,
+}
+
+impl Bar {
+    /// A bar that shows nothing unless standard error is a terminal and `quiet` is off.
+    pub fn new(quiet: bool) -> Bar {
+        Bar { bar: None, visible: !quiet && std::io::stderr().is_terminal() }
+    }
+
+    /// Shows how far a count of tokens is.
+    pub fn tokens(&mut self, what: &str, done: usize, total: usize) {
+        if !self.visible {
+            return;
+        }
+        let bar = self.bar.get_or_insert_with(|| new_bar(Some(total as u64), TOKENS));
+        bar.set_message(what.to_owned());
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    }
+
+    /// Takes the bar away.
+    pub fn clear(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+fn new_bar(total: Option<u64>, template: &str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
+    // The templates are the constants above; one that did not parse would leave the default style.
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("━╸ "));
+    }
+    bar
+}
+
+impl Progress for Bar {
+    fn start(&mut self, what: &str, total: Option<u64>) {
+        if !self.visible {
+            return;
+        }
+        self.clear();
+        let bar = new_bar(total, if total.is_some() { BYTES } else { SPIN });
+        bar.set_message(what.to_owned());
+        if total.is_none() {
+            bar.enable_steady_tick(Duration::from_millis(120));
+        }
+        self.bar = Some(bar);
+    }
+
+    fn advance(&mut self, bytes: u64) {
+        if let Some(bar) = &self.bar {
+            bar.inc(bytes);
+        }
+    }
+
+    fn finish(&mut self) {
+        self.clear();
+    }
+
+    /// Notes are for the user, watching or not.
+    fn note(&mut self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| say(line)),
+            None => say(line),
+        }
+    }
+}
+
+/// A line on standard error. Where that is closed nobody is told, which is no reason to fail.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}

@@ -1,0 +1,11 @@
+//! The verbs, one a file: flags, then what is done, then what is shown.
+
+pub mod chat;
+pub mod completions;
+pub mod demo;
+pub mod eval;
+pub mod inspect;
+pub mod man;
+pub mod pull;
+pub mod run;
+pub mod tokenize;

@@ -1,0 +1,143 @@
+//! `meden run`: answer one prompt.
+
+use std::path::PathBuf;
+
+use meden_engine::{CacheStats, Session};
+use serde::Serialize;
+
+use crate::args::{CacheArgs, ModelArgs, SamplingArgs};
+use crate::cli::Global;
+use crate::exit::{Exit, usage};
+use crate::generate::{Answer, Events, Finish, Request, TokenLogprob, generate};
+use crate::load::{self, Opened};
+use crate::output;
+use crate::progress::{Bar, say};
+use crate::prompt::{self, Prompt};
+use crate::summary::{self, Memory, Timings};
+
+/// Answer one prompt. The answer goes to standard output as it is written, figures to standard error at the end.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  meden run --prompt \"Why is the sky blue?\" --max-tokens 80
+  meden run -f book.txt --prompt \"Who is the narrator?\" --kv-budget 25%
+  git diff | meden run --system \"Describe this change in one line\" -f -")]
+pub struct Args {
+    /// The prompt; after the file's text when both are given
+    #[arg(long, short, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// A file to read first, - for standard input
+    #[arg(long, short, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// System message
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// No chat template: the model continues the text as it stands
+    #[arg(long)]
+    raw: bool,
+    /// Token ids instead of a text, as in 1,17,42
+    #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with_all = ["prompt", "file", "system", "raw"])]
+    ids: Vec<u32>,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
+}
+
+/// The one object of `meden run --json`.
+#[derive(Serialize)]
+struct Report<'a> {
+    model: String,
+    text: &'a str,
+    ids: &'a [u32],
+    prompt_tokens: usize,
+    completion_tokens: usize,
+    finish: Finish,
+    timings: Timings,
+    memory: Memory,
+    cache: CacheStats,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    logprobs: &'a [TokenLogprob],
+}
+
+/// Shows the answer as it comes, or keeps it for the JSON object.
+struct Shown {
+    stream: bool,
+    bar: Bar,
+}
+
+impl Events for Shown {
+    fn reading(&mut self, done: usize, total: usize) {
+        if done == total {
+            self.bar.clear();
+        } else {
+            self.bar.tokens("reading", done, total);
+        }
+    }
+
+    fn text(&mut self, piece: &str) -> anyhow::Result<()> {
+        if self.stream {
+            output::text(piece)?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs the verb.
+pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
+    if args.sampling.logprobs > 0 && !global.json {
+        return Err(usage("--logprobs: they are printed with --json only; add it"));
+    }
+    let options = args.cache.session_options()?;
+    let opened = load::open(&args.model, global.quiet)?;
+    let prompt = read_prompt(&args, &opened)?;
+    let loaded = opened.load(&options, (prompt.ids.len() + args.sampling.max_tokens).min(opened.config.context))?;
+    let mut session = Session::new(loaded.model.clone(), options)?;
+    let request = Request::new(&prompt.ids, prompt.continues, &args.sampling);
+    let mut shown = Shown { stream: !global.json, bar: Bar::new(global.quiet) };
+    let answer = generate(&mut session, opened.tokenizer.as_ref(), &request, &mut shown)?;
+    drop(shown);
+
+    let (cache, memory) = (session.stats(), Memory::now(loaded.model.weight_bytes()));
+    if global.json {
+        output::object(&Report {
+            model: opened.name(),
+            text: &answer.text,
+            ids: &answer.ids,
+            prompt_tokens: prompt.ids.len(),
+            completion_tokens: answer.ids.len(),
+            finish: answer.finish,
+            timings: Timings::of(&answer, prompt.ids.len(), loaded.load_time),
+            memory,
+            cache,
+            logprobs: &answer.logprobs,
+        })?;
+    } else {
+        finish_text(&opened, &answer)?;
+        if !global.quiet {
+            summary::lines(&answer, prompt.ids.len(), &cache, &memory).iter().for_each(|line| say(line));
+        }
+    }
+    Ok(if answer.finish == Finish::Interrupted { Exit::Interrupted } else { Exit::Ok })
+}
+
+fn read_prompt(args: &Args, opened: &Opened) -> anyhow::Result<Prompt> {
+    if !args.ids.is_empty() {
+        opened.check_context("the prompt", args.ids.len())?;
+        return Ok(Prompt { ids: args.ids.clone(), continues: true });
+    }
+    let text = prompt::gather(args.prompt.as_deref(), args.file.as_deref())?;
+    prompt::encode(opened, &text, args.system.as_deref(), args.raw)
+}
+
+/// Ends the line of the answer. A model without a tokenizer has written ids only.
+fn finish_text(opened: &Opened, answer: &Answer) -> anyhow::Result<()> {
+    if opened.tokenizer.is_none() {
+        let ids: Vec<String> = answer.ids.iter().map(u32::to_string).collect();
+        output::text(&format!("{}\n", ids.join(",")))?;
+    } else if !answer.text.ends_with('\n') {
+        output::text("\n")?;
+    }
+    Ok(())
+}
