@@ -19,8 +19,9 @@ use std::thread::{self, JoinHandle, Thread};
 /// section, so that workers stay awake through a token and sleep soon after the last one.
 const SPIN: u32 = 6_000;
 
-/// Rounds the caller spins for joined workers to finish before it yields its core to them.
-const SPIN_JOIN: u32 = 2_000;
+/// Rounds of spinning (about 20 µs) after which a thread offers its core to others. On a busy machine a
+/// worker may have been woken on the caller's core, and would then spin against the one it waits for.
+const YIELD: u32 = 1_000;
 
 /// `Shared::state`: low bits count the workers inside the section, `OPEN` says that more may join, and the
 /// rest numbers the sections, so that a worker knows a new one from the one it has just left.
@@ -188,7 +189,7 @@ impl Pool {
         let mut rounds = 0;
         while state.load(Ordering::Acquire) & COUNT != 0 {
             rounds += 1;
-            if rounds < SPIN_JOIN { std::hint::spin_loop() } else { thread::yield_now() }
+            spin(rounds);
         }
         self.shared.job.0.set(None);
     }
@@ -257,13 +258,22 @@ fn await_section(shared: &Shared, index: usize, seen: u64) -> Option<u64> {
         }
         if rounds < SPIN {
             rounds += 1;
-            std::hint::spin_loop();
+            spin(rounds);
         } else if shared.sleeping[index].swap(true, Ordering::SeqCst) {
             // Announced in the round before, and the state checked since: now it is safe to sleep.
             thread::park();
             shared.sleeping[index].store(false, Ordering::SeqCst);
             rounds = 0;
         }
+    }
+}
+
+/// Round number `rounds` of a wait.
+fn spin(rounds: u32) {
+    if rounds.is_multiple_of(YIELD) {
+        thread::yield_now();
+    } else {
+        std::hint::spin_loop();
     }
 }
 

@@ -17,6 +17,12 @@ const TILE: usize = 6;
 /// Columns of a stretch: sixteen outputs of them take 16 KiB, half of L1.
 const STRETCH: usize = 256;
 
+/// Up to so many rows a tile is bound by memory and asks for weights ahead of their use.
+const STREAMED: usize = 3;
+
+/// How far ahead, in bytes: panels of a task follow each other in memory.
+const AHEAD: usize = 2048;
+
 /// Rows `x`: (rows, cols) times a panel; `tile`: (rows, 16).
 ///
 /// # Safety
@@ -67,6 +73,8 @@ unsafe fn stretches<L: Load>(panel: &[u8], x: &[f32], cols: usize, tile: &mut [f
 trait Load {
     /// Whether they are f32 already.
     const WIDE: bool = false;
+    /// Bytes they take.
+    const BYTES: usize = 32;
 
     /// # Safety
     /// AVX2 and F16C are there; sixteen values of the format are readable at index `16 k`.
@@ -79,6 +87,7 @@ struct Bf16;
 
 impl Load for F32 {
     const WIDE: bool = true;
+    const BYTES: usize = 64;
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -176,6 +185,9 @@ unsafe fn rows<L: Load, const M: usize>(weights: *const u8, x: Rows, out: *mut f
             *sum = [_mm256_loadu_ps(at), _mm256_loadu_ps(at.add(8))];
         }
         for k in 0..x.len {
+            if M <= STREAMED {
+                _mm_prefetch::<_MM_HINT_T0>(weights.wrapping_add(k * L::BYTES + AHEAD).cast());
+            }
             let w = L::load(weights, k);
             for (i, sum) in sums.iter_mut().enumerate() {
                 let x = _mm256_broadcast_ss(&*x.x.add(i * x.stride + k));

@@ -19,9 +19,11 @@ const QUANT_BLOCK: usize = 32;
 /// The same for signed formats, whose activations are repeated in 16 bits.
 const WIDE_BLOCK: usize = 24;
 /// Most activation rows of a task on floats.
-const FLOAT_BLOCK: usize = 96;
-/// Most panels of a task.
-const GROUP: usize = 16;
+const FLOAT_BLOCK: usize = 48;
+/// Most panels of a task on quantised weights: so many share the repeated activations.
+const QUANT_GROUP: usize = 16;
+/// Most panels of a task on floats, which share nothing but the cache.
+const FLOAT_GROUP: usize = 4;
 /// Weight bytes a task should at least read, so that grabbing tasks (some 50 ns each) stays cheap.
 const TASK_BYTES: usize = 16 * 1024;
 /// Tasks a thread should get of a product, so that all finish at about the same time.
@@ -89,7 +91,8 @@ impl<'a> Job<'a> {
         let blocks = x.rows().div_ceil(rows);
         let fair = (w.panels() * blocks).div_ceil(pool.threads() * TASKS_A_THREAD);
         let least = TASK_BYTES.div_ceil(w.panel_bytes().max(1) * rows);
-        let most = fair.min(GROUP).max(least).clamp(1, w.panels().max(1));
+        let group = if w.dtype().is_float() { FLOAT_GROUP } else { QUANT_GROUP };
+        let most = fair.min(group).max(least).clamp(1, w.panels().max(1));
         let panels = w.panels().div_ceil(w.panels().div_ceil(most).max(1)).max(1);
         let groups = w.panels().div_ceil(panels);
         Job { w, y, rows, panels, groups, tasks: groups * blocks }

@@ -7,6 +7,10 @@ use crate::weights::avx2::Avx2Format;
 use crate::weights::panel::QUANT_ROWS;
 use std::arch::x86_64::*;
 
+/// How far ahead of its use a block is asked for, in bytes: panels of a task follow each other in memory.
+/// Unpacking takes so many instructions that the processor cannot look that far by itself.
+const AHEAD: usize = 2048;
+
 /// A block where `Activations` has it; repeating a value is part of loading it.
 struct Packed {
     q: *const i8,
@@ -54,6 +58,11 @@ pub(super) unsafe fn panel<F: Avx2Format, const M: usize>(panel: &[u8], x: &Bloc
     let size = const { F::DTYPE.block_bytes() * QUANT_ROWS };
     let mut sums = [_mm256_setzero_ps(); M];
     for b in 0..panel.len() / size {
+        let ahead = panel.as_ptr().wrapping_add(b * size + AHEAD);
+        for line in (0..size).step_by(64) {
+            // SAFETY: a prefetch reads nothing, so any address will do.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line).cast()) };
+        }
         for s in 0..per_block {
             // SAFETY: block `b` lies in the panel and run `s` in the block; the activations have a block
             // for each of these runs and each of their rows.
