@@ -37,7 +37,13 @@ fn resident_memory_falls_with_the_cache_and_a_chunked_prefill_stays_bounded() {
         let layout = bounded.cache().layers()[0].heads()[0].layout();
         let pages = config.layers * config.kv_heads * layout.pages_for(budget + chunk);
         let allowed = (pages * layout.page_bytes()) as u64 + 10 * MIB;
-        assert!(peak <= before + allowed, "peak {} MiB over {} MiB, allowed {} MiB", peak / MIB, before / MIB, allowed / MIB);
+        assert!(
+            peak <= before + allowed,
+            "peak {} MiB over {} MiB, allowed {} MiB",
+            peak / MIB,
+            before / MIB,
+            allowed / MIB
+        );
     } else {
         println!("the system does not let a process reset its peak: the bound is not checked");
     }

@@ -49,7 +49,10 @@ fn check_prompts(model: &Arc<Model>, root: &Path, tolerance: f32) {
         let diff = max_diff(&hidden.0, &tensors[&format!("{number}.hidden")].f);
         // residual values reach hundreds: the tolerance is relative to the largest of them
         let largest = hidden.0.iter().fold(1f32, |m, v| m.max(v.abs()));
-        assert!(diff < tolerance * largest.max(1.0).sqrt(), "prompt {number}: hidden states differ by {diff} of {largest}");
+        assert!(
+            diff < tolerance * largest.max(1.0).sqrt(),
+            "prompt {number}: hidden states differ by {diff} of {largest}"
+        );
         if let Some(last) = tensors.get(&format!("{number}.last_logits")) {
             let diff = max_diff(&logits, &last.f);
             assert!(diff < tolerance, "prompt {number}: logits differ by {diff}");
@@ -147,7 +150,8 @@ fn mapped_weights_give_the_same_logits_as_resident_ones() {
 
 /// The second built-in model is large and comes under other terms: used when it is on this machine.
 fn gemma_path() -> Option<PathBuf> {
-    let options = meden_files::source::ResolveOptions { offline: true, ..meden_files::source::ResolveOptions::from_env() };
+    let options =
+        meden_files::source::ResolveOptions { offline: true, ..meden_files::source::ResolveOptions::from_env() };
     let found = meden_files::source::resolve("gemma3-270m", &options, &mut meden_files::source::Silent);
     if found.is_err() {
         println!("skipped: gemma3-270m is not on this machine (meden pull gemma3-270m)");

@@ -5,6 +5,7 @@
 
 pub mod control;
 mod snapshot;
+mod stats;
 
 use std::sync::Arc;
 
@@ -12,7 +13,6 @@ use meden_kernels::attention::KvType;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::KvCache;
-use crate::cache::stats::{CacheStats, LayerStats};
 use crate::error::EngineError;
 use crate::hook::HookPlan;
 use crate::model::Model;
@@ -335,95 +335,6 @@ impl Session {
         let plan = self.plan.as_ref()?;
         let at = PressPoint { layer, head, seen: self.seen() };
         Some(plan.scores(at, &self.cache.layers()[layer]))
-    }
-
-    /// What the cache holds and costs.
-    pub fn stats(&self) -> CacheStats {
-        let layers: Vec<LayerStats> = self
-            .cache
-            .layers()
-            .iter()
-            .enumerate()
-            .map(|(layer, cache)| LayerStats {
-                kept: cache.heads().iter().map(|h| h.len()).collect(),
-                skipped: self.plan.as_ref().is_some_and(|p| p.is_skipped(layer)),
-                sliding: cache.window().is_some(),
-            })
-            .collect();
-        let (pages, metadata) = self.cache.bytes();
-        let heads: usize = layers.iter().map(|l| l.kept.len()).sum();
-        let kept: usize = layers.iter().flat_map(|l| &l.kept).sum();
-        let kv_bytes = (pages + metadata) as u64;
-        let dense_bytes = self.dense_bytes();
-        CacheStats {
-            seen: self.seen(),
-            kept_tokens_mean: kept as f64 / heads.max(1) as f64,
-            kv_bytes,
-            page_bytes: pages as u64,
-            metadata_bytes: metadata as u64,
-            dense_bytes,
-            peak_page_bytes: (self.cache.slab().peak_pages() * self.cache.slab().page_bytes()) as u64,
-            effective_ratio: if dense_bytes == 0 { 0.0 } else { 1.0 - kv_bytes as f64 / dense_bytes as f64 },
-            presses_run: self.plan.as_ref().map_or(0, |p| p.runs),
-            evicted: self.plan.as_ref().map_or(0, |p| p.evicted),
-            notes: self.notes(),
-            layers,
-        }
-    }
-
-    /// Bytes that the tokens seen would take if nothing had been evicted.
-    fn dense_bytes(&self) -> u64 {
-        let mut bytes = 0;
-        for layer in self.cache.layers() {
-            for head in layer.heads() {
-                let layout = head.layout();
-                // a sliding layer holds its own slots with or without a press
-                let slots = if layer.window().is_some() { head.len() } else { self.seen() };
-                let metadata = slots * (size_of::<u32>() + size_of::<f32>());
-                bytes += (slots.div_ceil(layout.tokens()) * layout.page_bytes() + metadata) as u64;
-            }
-        }
-        bytes
-    }
-
-    fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
-        let config = self.model.config();
-        if let (Some(plan), true) = (&self.plan, self.seen() > 0) {
-            let name = plan.policy.press.name();
-            if plan.runs == 0 {
-                notes.push(format!(
-                    "press {name} evicted nothing: {} tokens seen, the budget is {} tokens a layer",
-                    self.seen(),
-                    plan.target(self.seen())
-                ));
-            }
-            if plan.unbounded() {
-                notes.push("skipped layers grow with the text: this cache is not bounded".to_string());
-            }
-            if plan.held_by_protection {
-                notes.push(format!(
-                    "{} sinks and {} recents were more than the budget of {} left at some point; they were kept",
-                    plan.policy.sinks, plan.policy.recents, plan.policy.budget
-                ));
-            }
-            let sliding = config.attention.iter().filter(|a| a.window.is_some()).count();
-            if sliding > 0 {
-                notes.push(format!(
-                    "{sliding} of {} layers slide and are not pressed; the budget speaks of the others, the ratio of all bytes",
-                    config.layers
-                ));
-            }
-        }
-        if self.long_rope == Some(false)
-            && let Some(original) = config.ropes.iter().find_map(|r| r.original())
-            && self.seen() > original
-        {
-            notes.push(format!(
-                "the text passed {original} tokens with the rotation of short texts; give long texts in one prefill"
-            ));
-        }
-        notes
     }
 
     /// Write the session to a file, bound to its model and policy; see [`Session::restore`].

@@ -3,6 +3,7 @@
 //! ids, and [`StopStrings`] decide how much of it is shown.
 
 mod error;
+mod jinja;
 mod logits;
 mod python_json;
 mod sampling;

@@ -1,30 +1,34 @@
 //! Chat templates: messages to the prompt that a model was trained on.
 //!
 //! A template is a Jinja program inside a model file, so it runs like a stranger's: without files or other templates,
-//! with a bound on its work (which counts bytes produced as well as steps), on its output and on its depth. The
-//! environment is that of the transformers library: `trim_blocks`, `lstrip_blocks`, Python's methods on strings and
-//! dictionaries, `raise_exception`, a `tojson` that writes as Python does. `strftime_now` is not defined: the same
-//! messages must give the same prompt tomorrow, and templates that ask for it fall back to a fixed date.
+//! with a bound on its work (which counts bytes produced as well as steps) and on its depth, on a thread whose stack
+//! is large enough for what the bound allows. The environment is that of the transformers library: `trim_blocks`,
+//! `lstrip_blocks`, Python's methods on strings and dictionaries, `raise_exception`, a `tojson` that writes as Python
+//! does. `strftime_now` is not defined: the same messages must give the same prompt tomorrow, and templates that ask
+//! whether it is there fall back to a fixed date.
 
 use meden_files::ModelFiles;
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value};
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, context};
+use minijinja::{Environment, Error, ErrorKind, Value, context};
 use serde::{Deserialize, Serialize};
 
 use super::error::TextError;
-use super::python_json;
+use super::jinja;
 use super::tokenizer::Tokenizer;
 
-/// Longest template; the longest that are known have 20 kB.
-const SOURCE_MAX: usize = 1 << 20;
-/// Work that any template may do: 64 bytes produced or one step each. The wordiest take about 200 steps a message.
+/// Longest template in bytes; the longest that are known have 30,000. Compiling a chain of operators takes time that
+/// grows with the square of its length, about a second at this one.
+const SOURCE_MAX: usize = 64 << 10;
+/// Work that any template may do, in steps or in 64 bytes produced. The wordiest take about 200 a message.
 const FUEL: u64 = 100_000;
-/// More of it for each message and for each byte in the messages.
-const FUEL_A_MESSAGE: u64 = 5_000;
-const FUEL_A_BYTE: u64 = 2;
-/// Nested calls and loops.
-const DEPTH: usize = 100;
+/// More of it for each message and for each byte in the messages, and the most in all.
+const FUEL_A_MESSAGE: u64 = 2_000;
+const FUEL_A_BYTE: u64 = 1;
+const FUEL_MAX: u64 = 8_000_000;
+/// Stack for any template, for each byte of its source (an expression may open a level with every byte), and for each
+/// unit of fuel (a list may go a level deeper with every ninth). Only what is touched becomes memory.
+const STACK: usize = 8 << 20;
+const STACK_A_BYTE: usize = 2 << 10;
+const STACK_A_FUEL: usize = 64;
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,18 +74,15 @@ impl ChatTemplate {
     pub fn new(name: &str, source: &str, bos: &str, eos: &str) -> Result<ChatTemplate, TextError> {
         if source.len() > SOURCE_MAX {
             let value = format!("{} bytes long", source.len());
-            return Err(TextError::setting(&format!("chat template {name}"), value, "up to 1 MiB"));
+            return Err(TextError::setting(&format!("chat template {name}"), value, "up to 65536 bytes"));
         }
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.map_err(|e| failure(name, &e))?);
-        environment.set_auto_escape_callback(|_| AutoEscape::None);
-        environment.set_recursion_limit(DEPTH);
-        environment.set_unknown_method_callback(methods);
-        environment.add_function("raise_exception", raise_exception);
-        environment.add_filter("tojson", tojson);
         let source = without_generation_tags(source);
-        environment.add_template_owned(name.to_owned(), source).map_err(|e| failure(name, &e))?;
+        let stack = STACK + STACK_A_BYTE * source.len();
+        let environment = on_large_stack(name, stack, || {
+            let mut environment = jinja::environment()?;
+            environment.add_template_owned(name.to_owned(), source)?;
+            Ok(environment)
+        })?;
         Ok(ChatTemplate { environment, name: name.to_owned(), bos: bos.to_owned(), eos: eos.to_owned() })
     }
 
@@ -92,21 +93,40 @@ impl ChatTemplate {
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TextError> {
         let bytes: usize = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
         let fuel = FUEL + FUEL_A_MESSAGE * messages.len() as u64 + FUEL_A_BYTE * bytes as u64;
-        let mut environment = self.environment.clone();
-        environment.set_fuel(Some(fuel));
-        let template = environment.get_template(&self.name).map_err(|e| failure(&self.name, &e))?;
-        let turn = |m: &Message| Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())]);
-        let values = context! {
-            messages => messages.iter().map(turn).collect::<Vec<_>>(),
-            add_generation_prompt => add_generation_prompt,
-            bos_token => self.bos.as_str(),
-            eos_token => self.eos.as_str(),
-            // As the transformers library calls a template without tools and documents.
-            tools => (),
-            documents => (),
-        };
-        template.render(values).map_err(|e| failure(&self.name, &e))
+        let fuel = fuel.min(FUEL_MAX);
+        let stack = STACK + STACK_A_FUEL * fuel as usize;
+        on_large_stack(&self.name, stack, || {
+            let mut environment = self.environment.clone();
+            environment.set_fuel(Some(fuel));
+            let turn = |m: &Message| Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())]);
+            let values = context! {
+                messages => messages.iter().map(turn).collect::<Vec<_>>(),
+                add_generation_prompt => add_generation_prompt,
+                bos_token => self.bos.as_str(),
+                eos_token => self.eos.as_str(),
+                // As the transformers library calls a template without tools and documents.
+                tools => (),
+                documents => (),
+            };
+            environment.get_template(&self.name)?.render(values)
+        })
     }
+}
+
+/// Runs the template engine where its recursion, which the template decides, cannot overflow the caller's stack.
+fn on_large_stack<T: Send>(
+    name: &str,
+    stack: usize,
+    work: impl FnOnce() -> Result<T, Error> + Send,
+) -> Result<T, TextError> {
+    let fail = |why: String| TextError::Template { name: name.to_owned(), line: 0, why };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("chat-template".to_owned()).stack_size(stack);
+        // The error may hold values as deep as the template made them, so it is read over there.
+        let thread = thread.spawn_scoped(scope, || work().map_err(|e| failure(name, &e)));
+        let thread = thread.map_err(|e| fail(format!("no thread with a stack of {stack} bytes: {e}")))?;
+        thread.join().unwrap_or_else(|_| Err(fail("the template engine panicked".to_owned())))
+    })
 }
 
 /// The engine's error with the template's name, the line, and what the template itself said.
@@ -127,31 +147,6 @@ fn failure(name: &str, error: &Error) -> TextError {
         source = cause.source();
     }
     TextError::Template { name: name.to_owned(), line: error.line().unwrap_or(0), why }
-}
-
-/// What a template says when it refuses the messages.
-fn raise_exception(message: String) -> Result<Value, Error> {
-    Err(Error::new(ErrorKind::InvalidOperation, message))
-}
-
-/// `value | tojson`, as transformers has it: Python's `json.dumps` with `ensure_ascii=False`.
-fn tojson(state: &State, value: &Value, options: Kwargs) -> Result<String, Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    let sort: Option<bool> = options.get("sort_keys")?;
-    let ascii: Option<bool> = options.get("ensure_ascii")?;
-    options.assert_all_used()?;
-    let json = serde_json::to_value(value)
-        .map_err(|e| Error::new(ErrorKind::BadSerialization, "this value cannot be written as JSON").with_source(e))?;
-    let style = python_json::Style { indent, sort: sort == Some(true), ascii: ascii == Some(true) };
-    let text = python_json::write(&json, &style);
-    // Every byte written takes a walk through the value, which the engine does not see.
-    state.consume_fuel(text.len() as u64)?;
-    Ok(text)
-}
-
-/// Python's methods on strings, lists and dictionaries.
-fn methods(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
-    minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
 }
 
 /// The source without `{% generation %}` and `{% endgeneration %}`: they mark the assistant's words for training and

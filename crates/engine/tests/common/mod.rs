@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use meden_engine::{LoadOptions, Model, WeightMode};
+use meden_engine::{
+    Control, KvType, LoadOptions, LogitRows, Model, Policy, PressSpec, Session, SessionOptions, WeightMode,
+};
 use meden_files::ModelFiles;
 
 /// The folder of reference values, or a printed line that the test skips.
@@ -138,4 +140,38 @@ pub fn margin(logits: &[f32]) -> f32 {
     let mut sorted = logits.to_vec();
     sorted.sort_by(|a, b| b.total_cmp(a));
     sorted[0] - sorted[1]
+}
+
+/// The presses of this crate.
+pub fn presses() -> Vec<PressSpec> {
+    ["knorm", "knorm_high", "random", "streaming_llm"].map(|p| p.parse().unwrap()).to_vec()
+}
+
+pub fn policy(press: &PressSpec, budget: &str, schedule: &str) -> Policy {
+    Policy {
+        schedule: schedule.parse().unwrap(),
+        skip_layers: Some(vec![0]),
+        sinks: 2,
+        recents: 4,
+        ..Policy::new(press.clone(), budget.parse().unwrap())
+    }
+}
+
+pub fn open(model: &Arc<Model>, policy: Option<Policy>) -> Session {
+    let options = SessionOptions { kv_type: KvType::F32, policy, ..SessionOptions::default() };
+    Session::new(model.clone(), options).unwrap()
+}
+
+/// Ids that exist in every tiny model, the same in each run.
+pub fn ids(n: usize) -> Vec<u32> {
+    (0..n as u32).map(|i| 3 + (i * 37 + i * i * 11) % 300).collect()
+}
+
+pub fn run(session: &mut Session, ids: &[u32]) -> Vec<f32> {
+    session.forward(ids, LogitRows::All, &mut Control::default()).unwrap()
+}
+
+pub fn kept(session: &Session) -> Vec<Vec<Vec<u32>>> {
+    let layers = session.cache().layers();
+    layers.iter().map(|l| l.heads().iter().map(|h| h.positions().to_vec()).collect()).collect()
 }
