@@ -41,7 +41,7 @@ impl Matrix {
         check_length("the weight", "bytes", total, bytes.len())?;
         let padded = padded_bytes(dtype, rows, row_bytes);
         bytes.resize(padded, 0);
-        interleave_in_place(dtype, row_bytes, total, &mut bytes);
+        interleave_in_place(dtype, row_bytes, &mut bytes);
         Ok(Matrix { dtype, rows, cols, row_bytes, isa, store: Store::Bytes(bytes) })
     }
 
@@ -54,7 +54,7 @@ impl Matrix {
         let (row_bytes, total) = sizes(dtype, rows, cols, isa)?;
         check_length("the weight", "values", total / 4, data.len())?;
         data.resize(padded_bytes(dtype, rows, row_bytes) / 4, 0.0);
-        interleave_in_place(dtype, row_bytes, total, bytemuck::cast_slice_mut(&mut data));
+        interleave_in_place(dtype, row_bytes, bytemuck::cast_slice_mut(&mut data));
         Ok(Matrix { dtype, rows, cols, row_bytes, isa, store: Store::Floats(data) })
     }
 
@@ -148,7 +148,13 @@ impl Matrix {
                 scratch.resize(span.len(), 0);
                 for (index, panel) in panels.zip(scratch.chunks_exact_mut(size.max(1))) {
                     let rows = &rows[index * size..rows.len().min((index + 1) * size)];
-                    panel::pack(self.dtype, rows, self.row_bytes, panel);
+                    if rows.len() == size {
+                        panel::pack(self.dtype, rows, panel);
+                    } else {
+                        let mut padded = rows.to_vec();
+                        padded.resize(size, 0);
+                        panel::pack(self.dtype, &padded, panel);
+                    }
                 }
                 scratch
             }
@@ -178,16 +184,16 @@ fn padded_bytes(dtype: DType, rows: usize, row_bytes: usize) -> usize {
     rows.next_multiple_of(panel_rows(dtype)) * row_bytes
 }
 
-/// Rows to panels, one panel of scratch at a time. The last panel may have fewer than `rows_bytes` suggests.
-fn interleave_in_place(dtype: DType, row_bytes: usize, total: usize, bytes: &mut [u8]) {
+/// Rows (zero rows behind the last, up to whole panels) to panels, one panel of scratch at a time.
+fn interleave_in_place(dtype: DType, row_bytes: usize, bytes: &mut [u8]) {
     let size = row_bytes * panel_rows(dtype);
     if size == 0 {
         return;
     }
     let mut rows = Vec::with_capacity(size);
-    for (index, panel) in bytes.chunks_exact_mut(size).enumerate() {
+    for panel in bytes.chunks_exact_mut(size) {
         rows.clear();
-        rows.extend_from_slice(&panel[..size.min(total - index * size)]);
-        panel::pack(dtype, &rows, row_bytes, panel);
+        rows.extend_from_slice(panel);
+        panel::pack(dtype, &rows, panel);
     }
 }

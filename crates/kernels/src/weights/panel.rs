@@ -19,44 +19,43 @@ pub(crate) const fn panel_rows(dtype: DType) -> usize {
     if dtype.is_float() { FLOAT_ROWS } else { QUANT_ROWS }
 }
 
-/// Packs `rows` (bytes of up to [`panel_rows`] whole rows, one after another) into `panel`.
-pub(crate) fn pack(dtype: DType, rows: &[u8], row_bytes: usize, panel: &mut [u8]) {
-    let unit = dtype.block_bytes();
-    with_format!(dtype, F => pack_blocks::<F>(rows, row_bytes, panel), float => match unit {
-        2 => interleave::<2, FLOAT_ROWS>(rows, row_bytes, panel),
-        _ => interleave::<4, FLOAT_ROWS>(rows, row_bytes, panel),
+/// Packs [`panel_rows`] whole rows of the file's layout, one after another, into `panel` of the same size.
+pub(crate) fn pack(dtype: DType, rows: &[u8], panel: &mut [u8]) {
+    with_format!(dtype, F => pack_blocks::<F>(rows, panel), float => match dtype.block_bytes() {
+        2 => interleave::<2, FLOAT_ROWS>(split(rows), panel),
+        _ => interleave::<4, FLOAT_ROWS>(split(rows), panel),
     });
 }
 
-/// Deals units of `U` bytes of rows `stride` bytes apart round `R` rows; rows beyond the data become zero.
+/// `R` rows of equal length.
+fn split<const R: usize>(rows: &[u8]) -> [&[u8]; R] {
+    let len = rows.len() / R;
+    std::array::from_fn(|r| &rows[r * len..][..len])
+}
+
+/// Deals units of `U` bytes of `R` rows round the rows.
 #[inline]
-fn interleave<const U: usize, const R: usize>(rows: &[u8], stride: usize, out: &mut [u8]) {
-    let (units, _) = out.as_chunks_mut::<U>();
-    for r in 0..R {
-        let source = rows.get(r * stride..).unwrap_or(&[]);
-        let (source, _) = source.as_chunks::<U>();
-        let targets = units.iter_mut().skip(r).step_by(R);
-        if source.is_empty() {
-            targets.for_each(|target| *target = [0; U]);
-        } else {
-            targets.zip(source).for_each(|(target, source)| *target = *source);
-        }
+fn interleave<const U: usize, const R: usize>(rows: [&[u8]; R], out: &mut [u8]) {
+    let rows = rows.map(|row| row.as_chunks::<U>().0);
+    for (e, group) in out.as_chunks_mut::<U>().0.as_chunks_mut::<R>().0.iter_mut().enumerate() {
+        *group = rows.map(|row| row[e]);
     }
 }
 
-fn pack_blocks<F: Format>(rows: &[u8], row_bytes: usize, panel: &mut [u8]) {
+fn pack_blocks<F: Format>(rows: &[u8], panel: &mut [u8]) {
     let bytes = F::DTYPE.block_bytes();
+    let rows: [&[u8]; QUANT_ROWS] = split(rows);
     for (b, out) in panel.chunks_exact_mut(bytes * QUANT_ROWS).enumerate() {
         let mut at = 0;
         for &Field { len, unit } in F::FIELDS {
-            let source = rows.get(b * bytes + at..).unwrap_or(&[]);
+            let source = rows.map(|row| &row[b * bytes + at..][..len]);
             let out = &mut out[at * QUANT_ROWS..][..len * QUANT_ROWS];
             match unit {
-                Unit::Byte => interleave::<1, QUANT_ROWS>(source, row_bytes, out),
-                Unit::Half => interleave::<2, QUANT_ROWS>(source, row_bytes, out),
-                Unit::Word => interleave::<4, QUANT_ROWS>(source, row_bytes, out),
+                Unit::Byte => interleave::<1, QUANT_ROWS>(source, out),
+                Unit::Half => interleave::<2, QUANT_ROWS>(source, out),
+                Unit::Word => interleave::<4, QUANT_ROWS>(source, out),
                 Unit::Bits => {
-                    interleave::<4, QUANT_ROWS>(source, row_bytes, out);
+                    interleave::<4, QUANT_ROWS>(source, out);
                     out.as_chunks_mut::<4>().0.iter_mut().for_each(|word| *word = deal_bits(*word));
                 }
             }
@@ -153,18 +152,15 @@ mod tests {
             let bytes = F::DTYPE.block_bytes();
             let total: usize = F::FIELDS.iter().map(|f| f.len).sum();
             assert_eq!(total, bytes, "{}: the fields do not make up the block", F::DTYPE);
-            let rows = noise(2 * bytes * 5); // five rows of two blocks; three are missing
-            let mut panel = vec![1; 2 * bytes * QUANT_ROWS];
-            pack(F::DTYPE, &rows, 2 * bytes, &mut panel);
+            let rows = noise(2 * bytes * QUANT_ROWS);
+            let mut panel = vec![1; rows.len()];
+            pack(F::DTYPE, &rows, &mut panel);
             for (b, panel_block) in panel.chunks_exact(bytes * QUANT_ROWS).enumerate() {
                 for r in 0..QUANT_ROWS {
                     let mut block = [0; MAX_BLOCK];
                     gather_block::<F>(panel_block, r, &mut block);
-                    let expected = match r {
-                        0..5 => rows[(2 * r + b) * bytes..][..bytes].to_vec(),
-                        _ => vec![0; bytes],
-                    };
-                    assert_eq!(block[..bytes], expected, "{} row {r} block {b}", F::DTYPE);
+                    let expected = &rows[(2 * r + b) * bytes..][..bytes];
+                    assert_eq!(&block[..bytes], expected, "{} row {r} block {b}", F::DTYPE);
                 }
             }
         }
