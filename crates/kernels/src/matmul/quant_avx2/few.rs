@@ -63,25 +63,55 @@ pub(super) unsafe fn panel<F: Avx2Format, const M: usize>(panel: &[u8], x: &Bloc
             // SAFETY: a prefetch reads nothing, so any address will do.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line).cast()) };
         }
-        for s in 0..per_block {
-            // SAFETY: block `b` lies in the panel and run `s` in the block; the activations have a block
-            // for each of these runs and each of their rows.
-            unsafe {
-                let regs = F::load(panel.as_ptr().add(b * size), s);
-                let first = (b * per_block + s) * x.rows + row;
-                for (i, sum) in sums.iter_mut().enumerate() {
-                    let packed = Packed {
-                        q: x.q.as_ptr().add((first + i) * SUB),
-                        scale_sum: x.scale_sum.as_ptr().add(first + i),
-                        halves: x.halves.as_ptr().add(first + i),
-                    };
-                    *sum = add_block::<F>(&regs, &packed, *sum);
+        // SAFETY: block `b` lies in the panel and each run in the block; the activations have a block for
+        // each of these runs and each of their rows.
+        unsafe {
+            let at = |s: usize| (panel.as_ptr().add(b * size), (b * per_block + s) * x.rows + row);
+            if M > 1 || per_block == 1 {
+                for s in 0..per_block {
+                    add_run::<F, M>(at(s), s, x, &mut sums);
                 }
+            } else {
+                // Written out, every shift that depends on the run is a constant.
+                add_run::<F, M>(at(0), 0, x, &mut sums);
+                add_run::<F, M>(at(1), 1, x, &mut sums);
+                add_run::<F, M>(at(2), 2, x, &mut sums);
+                add_run::<F, M>(at(3), 3, x, &mut sums);
+                add_run::<F, M>(at(4), 4, x, &mut sums);
+                add_run::<F, M>(at(5), 5, x, &mut sums);
+                add_run::<F, M>(at(6), 6, x, &mut sums);
+                add_run::<F, M>(at(7), 7, x, &mut sums);
             }
         }
     }
     for (sum, out) in sums.iter().zip(tile.chunks_exact_mut(QUANT_ROWS)) {
         // SAFETY: eight values.
         unsafe { _mm256_storeu_ps(out.as_mut_ptr(), *sum) };
+    }
+}
+
+/// Adds the products of run `s` of a panel block with `M` rows of activations, from block `first` of them.
+///
+/// # Safety
+/// As [`super::quant_panels`]; the block is one of the panel's, `first` a block of `x`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn add_run<F: Avx2Format, const M: usize>(
+    (block, first): (*const u8, usize),
+    s: usize,
+    x: &Blocks,
+    sums: &mut [__m256; M],
+) {
+    // SAFETY: the caller's promises, passed on.
+    unsafe {
+        let regs = F::load(block, s);
+        for (i, sum) in sums.iter_mut().enumerate() {
+            let packed = Packed {
+                q: x.q.as_ptr().add((first + i) * SUB),
+                scale_sum: x.scale_sum.as_ptr().add(first + i),
+                halves: x.halves.as_ptr().add(first + i),
+            };
+            *sum = add_block::<F>(&regs, &packed, *sum);
+        }
     }
 }
