@@ -15,9 +15,11 @@ use super::error::TextError;
 use super::jinja;
 use super::tokenizer::Tokenizer;
 
-/// Longest template in bytes; the longest that are known have 30,000. Compiling a chain of operators takes time that
-/// grows with the square of its length, about a second at this one.
+/// Longest template in bytes; the longest that are known have 30,000.
 const SOURCE_MAX: usize = 64 << 10;
+/// Arithmetic operators in a template. Compiling a chain of them takes time that grows with the square of its length,
+/// about a second at this one.
+const OPERATORS_MAX: usize = 4_000;
 /// Work that any template may do, in steps or in 64 bytes produced. The wordiest take about 200 a message.
 const FUEL: u64 = 100_000;
 /// More of it for each message and for each byte in the messages, and the most in all.
@@ -75,6 +77,11 @@ impl ChatTemplate {
         if source.len() > SOURCE_MAX {
             let value = format!("{} bytes long", source.len());
             return Err(TextError::setting(&format!("chat template {name}"), value, "up to 65536 bytes"));
+        }
+        let count = operators(source);
+        if count > OPERATORS_MAX {
+            let value = format!("{count} operators long");
+            return Err(TextError::setting(&format!("chat template {name}"), value, "up to 4000 of + - * / % ~"));
         }
         let source = without_generation_tags(source);
         let stack = STACK + STACK_A_BYTE * source.len();
@@ -147,6 +154,28 @@ fn failure(name: &str, error: &Error) -> TextError {
         source = cause.source();
     }
     TextError::Template { name: name.to_owned(), line: error.line().unwrap_or(0), why }
+}
+
+/// How many characters of the source may be arithmetic operators: all that look like one and do not belong to the
+/// braces of a tag. What stands in plain text is counted too; telling it apart would take the engine's own lexer.
+fn operators(source: &str) -> usize {
+    let bytes = source.as_bytes();
+    let at = |i: usize| bytes.get(i).copied().unwrap_or(b' ');
+    let is_operator = |&i: &usize| {
+        let (before, after) = (at(i.wrapping_sub(1)), at(i + 1));
+        match bytes[i] {
+            b'+' | b'*' | b'/' | b'~' => true,
+            b'%' => before != b'{' && after != b'}',
+            b'-' => {
+                before != b'{'
+                    && after != b'}'
+                    && !(before == b'%' && at(i.wrapping_sub(2)) == b'{')
+                    && !(after == b'%' && at(i + 2) == b'}')
+            }
+            _ => false,
+        }
+    };
+    (0..bytes.len()).filter(is_operator).count()
 }
 
 /// The source without `{% generation %}` and `{% endgeneration %}`: they mark the assistant's words for training and

@@ -167,3 +167,11 @@ fn a_template_of_megabytes_is_refused() {
     let error = ChatTemplate::new("test", &"x".repeat(1 << 21), "", "").unwrap_err();
     assert!(error.to_string().contains("bytes"), "{error}");
 }
+
+#[test]
+fn braces_of_tags_are_no_operators() {
+    let source = "{%- for m in messages -%}{{- m.content -}}{% endfor %}".repeat(900);
+    assert_eq!(operators(&source), 0);
+    assert_eq!(operators("{{ a - b + c % d ~ e / f * g -}} x"), 6);
+    assert_eq!(operators("-{}-{}%{}"), 3);
+}
