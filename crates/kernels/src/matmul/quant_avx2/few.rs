@@ -60,8 +60,7 @@ pub(super) unsafe fn panel<F: Avx2Format, const M: usize>(panel: &[u8], x: &Bloc
     for b in 0..panel.len() / size {
         let ahead = panel.as_ptr().wrapping_add(b * size + AHEAD);
         for line in (0..size).step_by(64) {
-            // SAFETY: a prefetch reads nothing, so any address will do.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line).cast()) };
+            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line).cast());
         }
         // SAFETY: block `b` lies in the panel and each run in the block; the activations have a block for
         // each of these runs and each of their rows.
