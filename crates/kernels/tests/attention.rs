@@ -91,7 +91,7 @@ impl Case {
         let mut out = vec![f32::NAN; queries.len() * q_heads * layout.value_dim()];
         let mut lse = vec![f32::NAN; queries.len() * q_heads];
         let mut scratch = AttendScratch::default();
-        attend(&Pool::new(threads), isa, &input, &mut out, Some(&mut lse), &mut scratch).unwrap();
+        attend(&Pool::new(threads), isa, &input, &mut out, Some(&mut lse), &mut scratch).expect("sizes fit");
         Answer { out, lse }
     }
 

@@ -6,8 +6,8 @@
 // Registers are arrays here, and rows, vectors and slots are read as indices of one formula.
 #![allow(clippy::needless_range_loop)]
 
-use super::dots::inside;
 use super::simd::*;
+use super::softmax::{Softmax, soften};
 use super::tile::Tile;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -20,34 +20,10 @@ pub(super) const ROWS: usize = 6;
 /// Logits, then weights, of a block against a tile.
 type Weights = [[f32; TILE]; ROWS];
 
-/// The softmax of up to [`ROWS`] rows so far.
-#[derive(Clone, Debug)]
-pub(super) struct Block {
-    /// Largest logit of each row, in units of log 2.
-    top: [f32; 8],
-    /// Sum of `2^(logit - top)` of each row, still spread over eight lanes.
-    sums: [[f32; 8]; ROWS],
-}
-
-impl Default for Block {
-    fn default() -> Block {
-        Block { top: [f32::NEG_INFINITY; 8], sums: [[0.0; 8]; ROWS] }
-    }
-}
-
-impl Block {
-    /// The sum of weights of a row, and the natural logarithm of its sum of exponentials.
-    pub fn total(&self, row: usize) -> (f32, f32) {
-        let total: f32 = self.sums[row].iter().sum();
-        let log = (self.top[row] + total.log2()) * std::f32::consts::LN_2;
-        (total, if total == 0.0 { f32::NEG_INFINITY } else { log })
-    }
-}
-
 /// Adds a tile, whose first slot is `first`, to a block of `ranges.len()` rows.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn meet(
-    block: &mut Block,
+    softmax: &mut Softmax,
     tile: &Tile,
     (queries, sums): (&[f32], &mut [f32]),
     ranges: &[Range<usize>],
@@ -65,12 +41,12 @@ pub(super) fn meet(
     let job = Job { tile, queries: queries.as_chunks().0, seen: &seen, used: start..end, softcap };
     let sums = sums.as_chunks_mut::<16>().0.as_chunks_mut::<ROWS>().0;
     match ranges.len() {
-        1 => rows::<1>(&job, block, sums),
-        2 => rows::<2>(&job, block, sums),
-        3 => rows::<3>(&job, block, sums),
-        4 => rows::<4>(&job, block, sums),
-        5 => rows::<5>(&job, block, sums),
-        _ => rows::<6>(&job, block, sums),
+        1 => rows::<1>(&job, softmax, sums),
+        2 => rows::<2>(&job, softmax, sums),
+        3 => rows::<3>(&job, softmax, sums),
+        4 => rows::<4>(&job, softmax, sums),
+        5 => rows::<5>(&job, softmax, sums),
+        _ => rows::<6>(&job, softmax, sums),
     }
 }
 
@@ -85,13 +61,13 @@ struct Job<'a> {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn rows<const R: usize>(job: &Job, block: &mut Block, sums: &mut [[[f32; 16]; ROWS]]) {
+fn rows<const R: usize>(job: &Job, softmax: &mut Softmax, sums: &mut [[[f32; 16]; ROWS]]) {
     let mut weights: Weights = [[0.0; TILE]; ROWS];
     let panels = job.tile.keys.as_chunks::<16>().0.chunks_exact(job.tile.key_dim.max(1)).enumerate();
     for (panel, keys) in panels.take(job.used.end.div_ceil(16)).skip(job.used.start / 16) {
         logits::<R>(job.queries, keys, &mut weights, panel);
     }
-    let decay = soften::<R>(job, block, &mut weights);
+    let decay = soften::<R, TILE>(softmax, &mut weights, TILE, job.seen, job.softcap);
     for (values, sums) in job.tile.values.as_chunks::<16>().0.as_chunks::<TILE>().0.iter().zip(sums) {
         mix::<R>(&weights, values, job.used.clone(), (&decay, sums));
     }
@@ -121,53 +97,6 @@ fn logits<const R: usize>(queries: &[[f32; ROWS]], keys: &[[f32; 16]], weights: 
 fn halves(x: &[f32; 16]) -> (__m256, __m256) {
     let x = x.as_chunks::<8>().0;
     (load(&x[0]), load(&x[1]))
-}
-
-/// Logits to weights `2^(logit - top)`, zero for slots a row does not see. Returns what the earlier sums of each row
-/// are to be multiplied by, because its largest logit may have grown.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn soften<const R: usize>(job: &Job, block: &mut Block, weights: &mut Weights) -> [f32; 8] {
-    let hidden = _mm256_set1_ps(f32::NEG_INFINITY);
-    let mut tops = [hidden; 8];
-    for r in 0..R {
-        let vectors = weights[r].as_chunks_mut::<8>().0;
-        if let Some(cap) = job.softcap {
-            for v in vectors.iter_mut() {
-                let x = _mm256_mul_ps(_mm256_set1_ps(cap * LOG2E), tanh(load(v)));
-                store(v, x);
-            }
-        }
-        if job.seen[r] != (0..TILE) {
-            for (i, v) in vectors.iter_mut().enumerate() {
-                let x = _mm256_blendv_ps(hidden, load(v), inside(8 * i, &job.seen[r]));
-                store(v, x);
-            }
-        }
-        for v in vectors.iter() {
-            tops[r] = _mm256_max_ps(tops[r], load(v));
-        }
-    }
-    let old = load(&block.top);
-    let new = _mm256_max_ps(old, largest(&tops));
-    store(&mut block.top, new);
-    // A row that has seen nothing yet has top = minus infinity; zero in its place keeps 2^(-inf - top) zero, not NaN.
-    let base = _mm256_blendv_ps(new, _mm256_setzero_ps(), _mm256_cmp_ps::<_CMP_EQ_OQ>(new, hidden));
-    let mut decay = [0.0; 8];
-    store(&mut decay, exp2(_mm256_sub_ps(old, base)));
-    let mut bases = [0.0; 8];
-    store(&mut bases, base);
-    for r in 0..R {
-        let (base, mut sum) = (_mm256_set1_ps(bases[r]), _mm256_setzero_ps());
-        for v in weights[r].as_chunks_mut::<8>().0 {
-            let weight = exp2(_mm256_sub_ps(load(v), base));
-            sum = _mm256_add_ps(sum, weight);
-            store(v, weight);
-        }
-        let total = _mm256_fmadd_ps(load(&block.sums[r]), _mm256_set1_ps(decay[r]), sum);
-        store(&mut block.sums[r], total);
-    }
-    decay
 }
 
 /// `sums[r] = sums[r] * decay[r] + sum over the used slots of weights[r][slot] * value slot`, sixteen channels.

@@ -7,6 +7,7 @@
 
 use super::dots::{self, RunJob};
 use super::simd::LOG2E;
+use super::softmax::log_sum;
 use super::{AttendInput, AttendScratch, Shape, visible};
 use crate::pool::Pool;
 use std::ops::Range;
@@ -155,11 +156,8 @@ fn merge_row<'a>(parts: impl Iterator<Item = &'a [f32]> + Clone, out: &mut [f32]
             *o += weight * v;
         }
     }
-    if total == 0.0 {
-        return f32::NEG_INFINITY;
+    if total != 0.0 {
+        out.iter_mut().for_each(|o| *o /= total);
     }
-    for o in out.iter_mut() {
-        *o /= total;
-    }
-    (largest + total.log2()) * std::f32::consts::LN_2
+    log_sum((largest, total))
 }

@@ -14,6 +14,8 @@ mod block;
 mod decode;
 #[cfg(target_arch = "x86_64")]
 mod dots;
+#[cfg(target_arch = "x86_64")]
+mod keys;
 mod layout;
 #[cfg(target_arch = "x86_64")]
 mod prefill;
@@ -23,7 +25,11 @@ mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod simd;
 #[cfg(target_arch = "x86_64")]
+mod softmax;
+#[cfg(target_arch = "x86_64")]
 mod tile;
+#[cfg(target_arch = "x86_64")]
+mod values;
 
 pub use layout::{KvType, PageLayout, Q8_GROUP, UnknownKvType};
 

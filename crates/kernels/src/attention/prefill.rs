@@ -8,8 +8,9 @@
 //! Tiles start at multiples of [`TILE`] slots and a row's arithmetic is the same in every block, so a row's bits
 //! depend neither on the rows beside it (hence not on how a prompt is cut into chunks) nor on the threads.
 
-use super::block::{self, Block, ROWS, TILE};
+use super::block::{self, ROWS, TILE};
 use super::decode::query_factor;
+use super::softmax::{Softmax, log_sum};
 use super::tile::{self, Tile};
 use super::{AttendInput, AttendScratch, HeadView, Shape, visible};
 use crate::pool::Pool;
@@ -28,8 +29,8 @@ const TASKS: usize = 6;
 /// What one thread needs for its task at hand; kept between calls.
 #[derive(Default, Debug)]
 pub(super) struct Worker {
-    /// Blocks of rows: queries, sums and softmax state.
-    blocks: Vec<Block>,
+    /// (blocks): the softmax of their rows so far.
+    blocks: Vec<Softmax>,
     /// (blocks, key_dim, ROWS), scaled.
     queries: Vec<f32>,
     /// (blocks, value panels, ROWS, 16).
@@ -138,7 +139,7 @@ impl Worker {
         let (input, shape) = (task.input, task.shape);
         let blocks = task.rows.len().div_ceil(ROWS);
         self.blocks.clear();
-        self.blocks.resize(blocks, Block::default());
+        self.blocks.resize(blocks, Softmax::default());
         self.sums.clear();
         self.sums.resize(blocks * shape.value_dim.div_ceil(16) * ROWS * 16, 0.0);
         self.queries.clear();
@@ -173,7 +174,7 @@ impl Worker {
         let dim = task.shape.value_dim;
         let panels = dim.div_ceil(16);
         for (at, row) in task.rows.clone().enumerate() {
-            let (total, log) = self.blocks[at / ROWS].total(at % ROWS);
+            let (top, total) = self.blocks[at / ROWS].total(at % ROWS);
             let place = task.place(row);
             // SAFETY: place < m * q_heads, and this row is ours by the caller's promise.
             let out = unsafe { std::slice::from_raw_parts_mut(output.out.add(place * dim), dim) };
@@ -185,7 +186,7 @@ impl Worker {
             }
             if let Some(lse) = output.lse {
                 // SAFETY: as above.
-                unsafe { *lse.add(place) = log };
+                unsafe { *lse.add(place) = log_sum((top, total)) };
             }
         }
     }

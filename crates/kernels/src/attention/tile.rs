@@ -1,7 +1,8 @@
 //! A tile of the cache in f32, laid out for the block kernels.
 
 use super::block::TILE;
-use super::rows::{Half, segments};
+use super::layout::Part;
+use super::rows::Walk;
 use super::simd::*;
 use super::{HeadView, KvType};
 use std::arch::x86_64::*;
@@ -30,13 +31,13 @@ pub(super) fn load(tile: &mut Tile, head: &HeadView, slots: Range<usize>) {
     tile.key_dim = key_dim;
     tile.keys.resize(TILE * key_dim, 0.0);
     tile.values.resize(TILE * panels * 16, 0.0);
-    let keys = stored(head, Half::Keys, slots.clone());
+    let keys = stored(head, &layout.key_part(), slots.clone());
     match layout.key_type() {
         KvType::F32 => transpose_keys::<F32>(&keys, key_dim, &mut tile.keys),
         KvType::F16 => transpose_keys::<F16>(&keys, key_dim, &mut tile.keys),
         KvType::Q8 => transpose_keys::<Q8>(&keys, key_dim, &mut tile.keys),
     }
-    let values = stored(head, Half::Values, slots);
+    let values = stored(head, &layout.value_part(), slots);
     match layout.value_type() {
         KvType::F32 => convert_values::<F32>(&values, &mut tile.values),
         KvType::F16 => convert_values::<F16>(&values, &mut tile.values),
@@ -44,10 +45,12 @@ pub(super) fn load(tile: &mut Tile, head: &HeadView, slots: Range<usize>) {
     }
 }
 
-fn stored<'a>(head: &HeadView<'a>, half: Half, slots: Range<usize>) -> Stored<'a> {
+fn stored<'a>(head: &HeadView<'a>, part: &Part, slots: Range<usize>) -> Stored<'a> {
     let mut stored: Stored = [(&[], &[]); TILE];
-    for (at, rows) in segments(head, half, slots) {
-        for (i, to) in stored[at..at + rows.count].iter_mut().enumerate() {
+    let mut to = stored.iter_mut();
+    for piece in Walk::new(head, slots) {
+        let rows = piece.rows(part);
+        for (i, to) in (0..rows.count).zip(&mut to) {
             *to = rows.row(i);
         }
     }
