@@ -7,7 +7,7 @@ use crate::error::FileError;
 /// Largest config.json, generation_config.json or chat template: real ones take a few kB.
 pub(crate) const CONFIG_MAX: u64 = 4 << 20;
 /// Largest tokenizer_config.json: gemma3's takes 1.2 MB.
-pub(crate) const TOKENIZER_MAX: u64 = 32 << 20;
+pub(crate) const TOKENIZER_MAX: u64 = 8 << 20;
 
 /// chat_template.json, which some processors write.
 #[derive(serde::Deserialize)]

@@ -8,6 +8,9 @@ use crate::storage::Storage;
 
 /// Longest head that is read: the largest vocabularies take about 20 MB.
 pub(super) const HEAD_MAX: u64 = 128 << 20;
+/// Strings and arrays inside arrays, which cost an allocation each: the largest vocabularies with their
+/// merges have a million.
+const ITEMS_MAX: u64 = 1 << 22;
 const WINDOW: u64 = 256 << 10;
 
 /// Reads little-endian fields one after another.
@@ -16,11 +19,12 @@ pub(super) struct Cursor<'a> {
     pos: u64,
     window: Vec<u8>,
     window_start: u64,
+    items: u64,
 }
 
 impl<'a> Cursor<'a> {
     pub(super) fn new(storage: &'a Storage) -> Self {
-        Cursor { storage, pos: 0, window: Vec::new(), window_start: 0 }
+        Cursor { storage, pos: 0, window: Vec::new(), window_start: 0, items: 0 }
     }
 
     pub(super) fn pos(&self) -> u64 {
@@ -83,6 +87,13 @@ impl<'a> Cursor<'a> {
         let need = count.saturating_mul(least);
         self.storage.check(self.pos, need, field)?;
         Ok(count as usize)
+    }
+
+    /// The same for elements that are strings or arrays: their sum over the whole head is limited too.
+    pub(super) fn claim_items(&mut self, count: u64, least: u64, field: &str) -> Result<usize, FileError> {
+        let n = self.claim(count, least, ITEMS_MAX.saturating_sub(self.items), field)?;
+        self.items += n as u64;
+        Ok(n)
     }
 
     /// A string of at most `limit` bytes: u64 length, then UTF-8.

@@ -132,7 +132,7 @@ fn array(storage: &Storage, c: &mut Cursor, key: &str, depth: usize) -> Result<A
             Array::Bool(bytes.iter().map(|&b| truth(storage, b, key)).collect::<Result<_, _>>()?)
         }
         8 => {
-            let n = c.claim(count, 8, HEAD_MAX / 8, &field())?;
+            let n = c.claim_items(count, 8, &field())?;
             let mut out = Vec::with_capacity(n);
             for _ in 0..n {
                 out.push(c.string(HEAD_MAX, key)?);
@@ -140,7 +140,7 @@ fn array(storage: &Storage, c: &mut Cursor, key: &str, depth: usize) -> Result<A
             Array::String(out)
         }
         9 => {
-            let n = c.claim(count, 4 + 8, HEAD_MAX / 12, &field())?;
+            let n = c.claim_items(count, 4 + 8, &field())?;
             let mut out = Vec::with_capacity(n);
             for _ in 0..n {
                 out.push(array(storage, c, key, depth + 1)?);

@@ -12,11 +12,15 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::error::FileError;
+use crate::json::Pairs;
 use crate::storage::Storage;
 use crate::tensor::{TensorInfo, UnsupportedTensor, byte_len};
 
 /// The format's own limit of the head.
 const HEAD_MAX: u64 = 100_000_000;
+/// Ten times the tensors of the largest models, and texts that nobody has needed so many of.
+const TENSORS_MAX: usize = 1 << 18;
+const METADATA_MAX: usize = 1 << 16;
 /// More dimensions than any model's tensor has.
 const DIMS_MAX: usize = 8;
 
@@ -61,7 +65,7 @@ pub(super) fn read(storage: &Storage, file: usize) -> Result<Header, FileError> 
 fn place(storage: &Storage, mut raw: RawHeader, data_start: u64, file: usize) -> Result<Header, FileError> {
     let path = storage.path();
     raw.entries.sort_by_key(|(_, e)| (e.data_offsets.0, e.data_offsets.1));
-    let mut header = Header { metadata: raw.metadata, tensors: Vec::new(), unsupported: Vec::new(), data_start };
+    let mut header = Header { metadata: raw.metadata.0, tensors: Vec::new(), unsupported: Vec::new(), data_start };
     let mut next = 0;
     for (name, entry) in raw.entries {
         let bad = |problem: String| FileError::malformed(path, format!("tensor {name}"), problem);
@@ -131,8 +135,9 @@ fn check_other(dtype: &str, shape: &[usize], size: u64) -> Result<(), String> {
 }
 
 /// The head as JSON, in the order of the file; a name that comes twice is an error, not the last one's.
+#[derive(Default)]
 struct RawHeader {
-    metadata: Vec<(String, String)>,
+    metadata: Pairs<String, METADATA_MAX>,
     entries: Vec<(String, Entry)>,
 }
 
@@ -150,15 +155,18 @@ impl<'de> Deserialize<'de> for RawHeader {
         impl<'de> Visitor<'de> for V {
             type Value = RawHeader;
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("an object of tensors")
+                write!(f, "an object of at most {TENSORS_MAX} tensors")
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawHeader, A::Error> {
                 let mut names = std::collections::HashSet::new();
-                let mut raw = RawHeader { metadata: Vec::new(), entries: Vec::new() };
+                let mut raw = RawHeader::default();
                 while let Some(name) = map.next_key::<String>()? {
+                    if raw.entries.len() == TENSORS_MAX {
+                        return Err(de::Error::invalid_length(TENSORS_MAX + 1, &self));
+                    }
+                    // The one member that is no tensor, which is why this is no plain list of pairs.
                     if name == "__metadata__" {
-                        let pairs: std::collections::BTreeMap<String, String> = map.next_value()?;
-                        raw.metadata = pairs.into_iter().collect();
+                        raw.metadata = map.next_value()?;
                     } else {
                         raw.entries.push((name.clone(), map.next_value()?));
                     }

@@ -6,16 +6,18 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::error::FileError;
-use crate::json;
+use crate::json::{self, Pairs};
 
 /// Largest index that is read: a model of 100,000 tensors takes 10 MB.
 const INDEX_MAX: u64 = 32 << 20;
+/// Ten times the tensors of the largest models.
+const TENSORS_MAX: usize = 1 << 18;
 /// Shards are kept open; more than this is no model that exists.
 const SHARDS_MAX: usize = 512;
 
 #[derive(Deserialize)]
 struct RawIndex {
-    weight_map: BTreeMap<String, String>,
+    weight_map: Pairs<String, TENSORS_MAX>,
 }
 
 /// The index with its files resolved beside it.
@@ -28,10 +30,10 @@ pub(super) struct Index {
 
 pub(super) fn read(path: &Path) -> Result<Index, FileError> {
     let raw: RawIndex = json::read(path, INDEX_MAX)?;
-    if raw.weight_map.is_empty() {
+    if raw.weight_map.0.is_empty() {
         return Err(FileError::malformed(path, "weight_map", "it names no tensor"));
     }
-    let mut names: Vec<&String> = raw.weight_map.values().collect();
+    let mut names: Vec<&String> = raw.weight_map.0.iter().map(|(_, file)| file).collect();
     names.sort();
     names.dedup();
     if names.len() > SHARDS_MAX {
@@ -51,7 +53,7 @@ pub(super) fn read(path: &Path) -> Result<Index, FileError> {
         files.push(path.with_file_name(name));
     }
     let position = |file: &String| names.binary_search(&file).unwrap_or_default();
-    let tensors = raw.weight_map.iter().map(|(t, file)| (t.clone(), position(file))).collect();
+    let tensors = raw.weight_map.0.iter().map(|(t, file)| (t.clone(), position(file))).collect();
     Ok(Index { files, tensors })
 }
 

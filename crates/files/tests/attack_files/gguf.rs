@@ -164,13 +164,13 @@ fn arrays() -> Vec<Attack> {
         Attack::new(
             "array-strings-1e7.gguf",
             "ten million empty strings in 64 bytes",
-            "the length of array a needs 80000000 bytes",
+            "the length of array a is 10000000",
             array(STRING, 10_000_000),
         ),
         Attack::new(
             "array-arrays-1e7.gguf",
             "ten million empty arrays in 64 bytes",
-            "the length of array a needs 120000000 bytes",
+            "the length of array a is 10000000",
             array(ARRAY, 10_000_000),
         ),
         Attack::new(
