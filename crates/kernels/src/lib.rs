@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 pub mod attention;
+mod cores;
 pub mod dtype;
 mod error;
 pub mod isa;

@@ -8,6 +8,7 @@
 //! Which thread runs which task is left to chance; kernels built on this give the same bits whatever the
 //! number of threads, because no task's result depends on how the work was cut.
 
+use crate::cores;
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -121,7 +122,7 @@ impl Pool {
     /// makes sections slower, not faster.
     pub fn default_threads() -> usize {
         let logical = thread::available_parallelism().map_or(1, usize::from);
-        physical_cores().map_or(logical, |cores| cores.clamp(1, logical))
+        cores::physical().map_or(logical, |cores| cores.clamp(1, logical))
     }
 
     /// Calls `f(0) .. f(tasks - 1)`, each exactly once, on any thread in any order; returns when all are done.
@@ -299,30 +300,6 @@ fn work(shared: &Shared) {
     }
 }
 
-/// Distinct cores behind the allowed CPUs; `None` where the system does not say (not Linux, no /sys).
-fn physical_cores() -> Option<usize> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
-    let mut cores: Vec<String> = Vec::new();
-    for cpu in parse_cpu_list(allowed.trim())? {
-        let path = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
-        cores.push(std::fs::read_to_string(path).ok()?);
-    }
-    cores.sort_unstable();
-    cores.dedup();
-    Some(cores.len())
-}
-
-/// `"0-2,5"` to `[0, 1, 2, 5]`.
-fn parse_cpu_list(list: &str) -> Option<Vec<usize>> {
-    let mut cpus = Vec::new();
-    for part in list.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        cpus.extend(first.parse::<usize>().ok()?..=last.parse::<usize>().ok()?);
-    }
-    Some(cpus)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -399,12 +376,5 @@ mod tests {
             }
         });
         assert_eq!(total.into_inner(), 4 * 200 * 8);
-    }
-
-    #[test]
-    fn cpu_lists_are_ranges_and_single_numbers() {
-        assert_eq!(parse_cpu_list("0-2,5"), Some(vec![0, 1, 2, 5]));
-        assert_eq!(parse_cpu_list("x"), None);
-        assert!(Pool::default_threads() >= 1);
     }
 }

@@ -39,7 +39,9 @@ impl Matrix {
     pub fn new(dtype: DType, rows: usize, cols: usize, mut bytes: Vec<u8>, isa: Isa) -> Result<Matrix, KernelError> {
         let (row_bytes, total) = sizes(dtype, rows, cols, isa)?;
         check_length("the weight", "bytes", total, bytes.len())?;
+        // Exact: growing by the usual half or double would reserve room for nothing.
         let padded = padded_bytes(dtype, rows, row_bytes);
+        bytes.reserve_exact(padded - total);
         bytes.resize(padded, 0);
         interleave_in_place(dtype, row_bytes, &mut bytes);
         Ok(Matrix { dtype, rows, cols, row_bytes, isa, store: Store::Bytes(bytes) })
@@ -53,7 +55,9 @@ impl Matrix {
         let dtype = DType::F32;
         let (row_bytes, total) = sizes(dtype, rows, cols, isa)?;
         check_length("the weight", "values", total / 4, data.len())?;
-        data.resize(padded_bytes(dtype, rows, row_bytes) / 4, 0.0);
+        let padded = padded_bytes(dtype, rows, row_bytes) / 4;
+        data.reserve_exact(padded - total / 4);
+        data.resize(padded, 0.0);
         interleave_in_place(dtype, row_bytes, bytemuck::cast_slice_mut(&mut data));
         Ok(Matrix { dtype, rows, cols, row_bytes, isa, store: Store::Floats(data) })
     }
