@@ -117,13 +117,13 @@ impl Config {
                 return refuse(field, format!("{value} is out of range"));
             }
         }
-        if self.q_heads % self.kv_heads != 0 {
+        if !self.q_heads.is_multiple_of(self.kv_heads) {
             return refuse(
                 "kv head count",
                 format!("{} query heads are no multiple of {} kv heads", self.q_heads, self.kv_heads),
             );
         }
-        if self.head_dim % 2 != 0 {
+        if !self.head_dim.is_multiple_of(2) {
             return refuse("head size", format!("{} is odd, so it cannot be rotated in pairs", self.head_dim));
         }
         if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
@@ -143,5 +143,5 @@ pub(crate) const GEMMA2_PATTERN: usize = 2;
 
 /// Does layer `layer` slide, when every `pattern`-th layer sees everything?
 pub(crate) fn slides(layer: usize, pattern: usize) -> bool {
-    (layer + 1) % pattern != 0
+    !(layer + 1).is_multiple_of(pattern)
 }

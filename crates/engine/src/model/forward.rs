@@ -14,7 +14,7 @@ use crate::cache::KvCache;
 use crate::error::EngineError;
 use crate::hook::{Hook, HookPlan, Site};
 use crate::press::plan::{Moment, Plan};
-use crate::session::control::Control;
+use crate::session::control::{Control, Emit};
 
 /// Buffers that live from piece to piece, so that a decoded token allocates nothing here.
 #[derive(Default)]
@@ -58,9 +58,6 @@ pub(crate) struct State<'a> {
     pub scratch: &'a mut Scratch,
     pub hooks: &'a mut HookPlan,
 }
-
-/// Told each row of logits: row number inside the piece, values.
-pub(crate) type Emit<'a> = &'a mut dyn FnMut(usize, &[f32]) -> Result<(), EngineError>;
 
 impl Model {
     /// Run a piece. On an error the caller has to take the piece's tokens out of the cache again.

@@ -83,7 +83,7 @@ impl RopeSpec {
     /// Frequencies for `rotated` channels of a head with base `theta`.
     pub fn new(rotated: usize, theta: f64, scaling: &RopeScaling) -> Result<RopeSpec, EngineError> {
         let refuse = |why: String| Err(EngineError::Config { field: "rope".into(), why });
-        if rotated == 0 || rotated % 2 != 0 {
+        if rotated == 0 || !rotated.is_multiple_of(2) {
             return refuse(format!("{rotated} channels cannot be rotated in pairs"));
         }
         if !(theta.is_finite() && theta > 1.0) {

@@ -75,7 +75,7 @@ impl std::str::FromStr for Budget {
             _ => return Err(bad()),
         };
         let bytes = number.parse::<f64>().map_err(|_| bad())? * factor;
-        if bytes >= 1.0 && bytes < 1e18 { Ok(Budget::Bytes(bytes as u64)) } else { Err(bad()) }
+        if (1.0..1e18).contains(&bytes) { Ok(Budget::Bytes(bytes as u64)) } else { Err(bad()) }
     }
 }
 

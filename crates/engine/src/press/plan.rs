@@ -100,15 +100,13 @@ impl Plan {
         let skipped_full = (0..config.layers).filter(|&l| !sliding[l] && skipped[l]).count();
         if let (Budget::Ratio(share), SkipOverflow::Grow, Rounding::Meden) =
             (policy.budget, policy.skip_overflow, policy.rounding)
+            && share * full as f64 <= skipped_full as f64
         {
-            if share * full as f64 <= skipped_full as f64 {
-                return Err(refuse(format!(
-                    "{} of {full} layers are skipped and grow, so no more than {} can be removed overall; keep more than {}, or use skip overflow `window`",
-                    skipped_full,
-                    Budget::Ratio(1.0 - skipped_full as f64 / full as f64),
-                    Budget::Ratio(skipped_full as f64 / full as f64),
-                )));
-            }
+            let most = Budget::Ratio(1.0 - skipped_full as f64 / full as f64);
+            let least = Budget::Ratio(skipped_full as f64 / full as f64);
+            return Err(refuse(format!(
+                "{skipped_full} of {full} layers are skipped and grow, so no more than {most} can be removed overall; keep more than {least}, or use skip overflow `window`",
+            )));
         }
         Ok(Plan {
             policy: policy.clone(),

@@ -2,10 +2,14 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::error::EngineError;
 use crate::hook::Hook;
 
 /// Told how far a call is: tokens done, tokens in all.
 pub type ProgressFn<'a> = &'a mut dyn FnMut(usize, usize);
+
+/// Told each row of logits: the number of its token in the call, its values.
+pub type Emit<'a> = &'a mut dyn FnMut(usize, &[f32]) -> Result<(), EngineError>;
 
 /// Optional companions of a call; `Control::default()` has none.
 #[derive(Default)]

@@ -20,7 +20,7 @@ use crate::model::forward::{Piece, Scratch, State};
 use crate::press::PressPoint;
 use crate::press::plan::{Moment, Plan};
 use crate::press::policy::Policy;
-use control::Control;
+use control::{Control, Emit};
 
 /// How a session keeps its cache.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -159,7 +159,7 @@ impl Session {
         ids: &[u32],
         rows: LogitRows,
         control: &mut Control<'_>,
-        emit: &mut dyn FnMut(usize, &[f32]) -> Result<(), EngineError>,
+        emit: Emit<'_>,
     ) -> Result<(), EngineError> {
         self.check(ids)?;
         let mut hooks = HookPlan::compile(&control.hooks, self.model.config().layers)?;

@@ -1,5 +1,5 @@
 //! What the engine's tests share: where the reference values are, and how to read them.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -36,19 +36,7 @@ impl std::fmt::Debug for Json {
 /// Reads tokenizer.json, and the special tokens that the files beside it name.
 pub(super) fn load(path: &Path, files: &ModelFiles) -> Result<Tokenizer, TextError> {
     let place = path.display().to_string();
-    let bytes = read(path)?;
-    let mut inner =
-        guard(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(|why| TextError::vocabulary(&place, why))?;
-    drop(bytes);
-    // Cutting or padding a prompt to a training length is nobody's wish here.
-    inner.with_padding(None);
-    inner.with_truncation(None).map_err(|e| TextError::vocabulary(&place, e.to_string()))?;
-
-    let rule = rule(&inner, &place)?;
-    let vocab = vocab(&inner, &rule, &place)?;
-    let mut plain = inner.get_added_vocabulary().clone();
-    plain.set_encode_special_tokens(true);
-
+    let (json, vocab, rule) = parse(&read(path)?, &place)?;
     let id_of = |text: &str| vocab.name_id(text.as_bytes()).or_else(|| vocab.text_id(text.as_bytes()));
     let config = files.tokenizer_config();
     let named = |token: fn(&meden_files::hf::TokenizerConfig) -> Option<&meden_files::hf::SpecialToken>| {
@@ -63,15 +51,21 @@ pub(super) fn load(path: &Path, files: &ModelFiles) -> Result<Tokenizer, TextErr
     let ends = eos.into_iter().chain(stated).collect();
     let kind = format!("tokenizer.json, {}", if rule.byte_level { "byte-level" } else { "SentencePiece" });
     let strips_space = rule.strips_space;
-    Ok(Tokenizer {
-        vocab,
-        pipeline: Pipeline::Json(Box::new(Json { inner, plain })),
-        bos,
-        eos,
-        ends,
-        strips_space,
-        kind,
-    })
+    Ok(Tokenizer { vocab, pipeline: Pipeline::Json(Box::new(json)), bos, eos, ends, strips_space, kind })
+}
+
+/// The file's content: the encoder, each id's bytes, and how spellings become bytes.
+fn parse(bytes: &[u8], place: &str) -> Result<(Json, Vocab, Rule), TextError> {
+    let inner = guard(|| tokenizers::Tokenizer::from_bytes(bytes));
+    let mut inner = inner.map_err(|why| TextError::vocabulary(place, why))?;
+    // Cutting or padding a prompt to a training length is nobody's wish here.
+    inner.with_padding(None);
+    inner.with_truncation(None).map_err(|e| TextError::vocabulary(place, e.to_string()))?;
+    let rule = rule(&inner, place)?;
+    let vocab = vocab(&inner, &rule, place)?;
+    let mut plain = inner.get_added_vocabulary().clone();
+    plain.set_encode_special_tokens(true);
+    Ok((Json { inner, plain }, vocab, rule))
 }
 
 impl Json {
