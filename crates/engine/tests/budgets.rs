@@ -1,4 +1,5 @@
 //! Budgets that hold at every moment, and presses that say when they did nothing.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! Every family from GGUF gives what it gives from safetensors: permuted rows, norms with their +1, fused tensors,
 //! rotation factors, and the facts that the file does not tell.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

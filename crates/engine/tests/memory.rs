@@ -1,6 +1,7 @@
 //! Memory as the operating system sees it: it falls when a press evicts, and a chunked prefill stays bounded.
 //!
 //! One test in one process, because resident memory belongs to the process.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Real models against reference values: the f32 path tightly, the quantised kernels against our own f32 path.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

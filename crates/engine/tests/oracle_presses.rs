@@ -1,4 +1,5 @@
 //! The presses of this crate against what kvpress keeps: scores, kept sets, and the continuation after them.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

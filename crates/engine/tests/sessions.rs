@@ -1,4 +1,5 @@
 //! What a session promises: true positions, forks, rewinds, saved files, and a state that survives failures.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
