@@ -46,6 +46,7 @@ impl Isa {
     }
 
     /// True if AVX2 code may run when this level was asked for.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub(crate) fn runs_avx2(self) -> bool {
         self >= Isa::Avx2 && has_avx2()
     }

@@ -2,6 +2,7 @@
 //!
 //! `golden.json` was made once by the PyPI package `gguf` (its version is in the file): random block bytes
 //! with moderate scales, and what `gguf.quants.dequantize` makes of them.
+#![allow(clippy::unwrap_used)]
 
 use meden_kernels::{Activations, DType, Isa, Matrix, Pool, matmul, weights};
 use serde_json::Value;

@@ -1,4 +1,5 @@
 //! Products: fast paths against the scalar twin, and independence of threads, of m and of the neighbours.
+#![allow(clippy::unwrap_used)]
 
 use meden_kernels::matmul::Needs;
 use meden_kernels::{Activations, DType, Isa, KernelError, Matrix, Pool, matmul, matmul_many, weights};

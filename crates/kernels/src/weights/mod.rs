@@ -113,6 +113,7 @@ pub(crate) trait Format {
     /// Range of `q`.
     const KIND: Kind;
     /// True if the two halves of 32 values have scales of their own.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     const HALVES: bool;
     /// What `q` means zero.
     const OFFSET: i8;
