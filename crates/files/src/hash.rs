@@ -4,31 +4,33 @@
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 
 /// A running hash.
-pub(crate) struct Hash(Context);
+pub struct Hash(Context);
 
 impl Hash {
-    pub(crate) fn sha256() -> Self {
+    /// SHA-256.
+    pub fn sha256() -> Self {
         Hash(Context::new(&SHA256))
     }
 
     /// Git's name of a file of `size` bytes: SHA-1 over a head and the bytes.
-    pub(crate) fn git_blob(size: u64) -> Self {
+    pub fn git_blob(size: u64) -> Self {
         let mut hash = Hash(Context::new(&SHA1_FOR_LEGACY_USE_ONLY));
         hash.update(format!("blob {size}\0").as_bytes());
         hash
     }
 
-    pub(crate) fn update(&mut self, bytes: &[u8]) {
+    /// Takes in some bytes more.
+    pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
     /// The digest in lower-case hexadecimal.
-    pub(crate) fn hex(self) -> String {
+    pub fn hex(self) -> String {
         self.0.finish().as_ref().iter().map(|b| format!("{b:02x}")).collect()
     }
 
-    /// The first 32 bytes of the digest: all of a SHA-256.
-    pub(crate) fn bytes(self) -> [u8; 32] {
+    /// The digest's bytes: all 32 of a SHA-256, the 20 of a SHA-1 and zeros.
+    pub fn bytes(self) -> [u8; 32] {
         let mut out = [0; 32];
         let digest = self.0.finish();
         let n = digest.as_ref().len().min(32);

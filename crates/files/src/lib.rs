@@ -10,7 +10,7 @@ mod atomic;
 mod error;
 mod fingerprint;
 pub mod gguf;
-mod hash;
+pub mod hash;
 pub mod hf;
 mod json;
 mod layout;
