@@ -1,0 +1,128 @@
+//! How tokens lie in a page: nothing overlaps, little is wasted, and what is stored comes back.
+#![allow(clippy::unwrap_used)]
+
+use meden_kernels::attention::{KvType, PageLayout};
+
+const DIMS: [(usize, usize); 11] =
+    [(64, 64), (16, 16), (32, 32), (80, 80), (96, 96), (128, 128), (256, 256), (192, 128), (20, 13), (1, 1), (51, 64)];
+
+fn layouts() -> impl Iterator<Item = PageLayout> {
+    let types = KvType::ALL.into_iter().flat_map(|k| KvType::ALL.into_iter().map(move |v| (k, v)));
+    types.flat_map(|(k, v)| DIMS.into_iter().map(move |(key, value)| PageLayout::new(key, value, k, v)))
+}
+
+/// A row that f16 holds exactly, different for each slot.
+fn row(slot: usize, dim: usize, salt: usize) -> Vec<f32> {
+    (0..dim).map(|i| ((slot * 131 + i * 17 + salt * 7) % 2001) as f32 / 64.0 - 15.0).collect()
+}
+
+#[test]
+fn pages_are_whole_system_pages_of_sixteen_tokens_or_more_and_nearly_full() {
+    for layout in layouts() {
+        assert_eq!(layout.page_bytes() % 4096, 0);
+        assert!(layout.tokens() >= 16, "{layout:?}");
+        let unused = layout.page_bytes() - layout.tokens() * layout.token_bytes();
+        assert!(unused * 20 <= layout.page_bytes(), "{unused} bytes unused: {layout:?}");
+    }
+    let half = PageLayout::new(64, 64, KvType::F16, KvType::F16);
+    assert_eq!((half.tokens(), half.page_bytes(), half.token_bytes()), (16, 4096, 256));
+    let eight = PageLayout::new(64, 64, KvType::Q8, KvType::Q8);
+    assert_eq!((eight.tokens(), eight.page_bytes(), eight.token_bytes()), (30, 4096, 136));
+}
+
+#[test]
+fn every_slot_of_a_full_page_comes_back() {
+    for layout in layouts() {
+        let (key_dim, value_dim) = (layout.key_dim(), layout.value_dim());
+        let mut page = vec![0xff; layout.page_bytes()];
+        for slot in 0..layout.tokens() {
+            layout.write(&mut page, slot, &row(slot, key_dim, 0), &row(slot, value_dim, 1));
+        }
+        let (mut key, mut value) = (vec![0.0; key_dim], vec![0.0; value_dim]);
+        for slot in 0..layout.tokens() {
+            layout.read_key(&page, slot, &mut key);
+            layout.read_value(&page, slot, &mut value);
+            near(&key, &row(slot, key_dim, 0), layout.key_type());
+            near(&value, &row(slot, value_dim, 1), layout.value_type());
+        }
+    }
+}
+
+/// Exact, or for q8 within half a step of the group (whose largest value is below 16.3) and the rounding of its scale.
+fn near(got: &[f32], expected: &[f32], kind: KvType) {
+    for (g, e) in got.iter().zip(expected) {
+        let tolerance = if kind == KvType::Q8 { 16.3 / 127.0 * 0.57 } else { 0.0 };
+        assert!((g - e).abs() <= tolerance, "{kind}: {g} against {e}");
+    }
+}
+
+#[test]
+fn copies_and_moves_keep_every_bit() {
+    for layout in layouts() {
+        let mut from = vec![0; layout.page_bytes()];
+        for slot in 0..layout.tokens() {
+            layout.write(&mut from, slot, &row(slot, layout.key_dim(), 2), &row(slot, layout.value_dim(), 3));
+        }
+        let read = |page: &[u8], slot: usize| {
+            let (mut key, mut value) = (vec![0.0; layout.key_dim()], vec![0.0; layout.value_dim()]);
+            layout.read_key(page, slot, &mut key);
+            layout.read_value(page, slot, &mut value);
+            (key, value)
+        };
+        let last = layout.tokens() - 1;
+        let mut to = vec![0; layout.page_bytes()];
+        layout.copy_slot(&from, last, &mut to, 0);
+        layout.copy_slot(&from, 3, &mut to, last);
+        assert_eq!((read(&to, 0), read(&to, last)), (read(&from, last), read(&from, 3)));
+        let (kept, neighbours) = (read(&from, 7), (read(&from, 1), read(&from, 3)));
+        layout.move_slot(&mut from, 7, 2);
+        assert_eq!(read(&from, 2), kept);
+        assert_eq!((read(&from, 1), read(&from, 3)), neighbours);
+    }
+}
+
+#[test]
+fn damage_shows_in_q8_instead_of_turning_into_zeros() {
+    let layout = PageLayout::new(64, 64, KvType::Q8, KvType::Q8);
+    let mut page = vec![0; layout.page_bytes()];
+    let mut key = row(0, 64, 0);
+    key[40] = f32::INFINITY;
+    layout.write(&mut page, 0, &key, &[0.0; 64]);
+    let mut out = [0.0; 64];
+    layout.read_key(&page, 0, &mut out);
+    near(&out[..32], &key[..32], KvType::Q8);
+    assert!(out[32..].iter().all(|x| x.is_nan()));
+    layout.read_value(&page, 0, &mut out);
+    assert_eq!(out, [0.0; 64]);
+}
+
+#[test]
+fn q8_survives_values_beyond_the_range_of_its_scale() {
+    let layout = PageLayout::new(32, 32, KvType::Q8, KvType::Q8);
+    let mut page = vec![0; layout.page_bytes()];
+    let mut out = [0.0; 32];
+    // 65504 * 127 is the most a scale can stand for; a denormal scale is coarse but not zero.
+    layout.write(&mut page, 1, &[1e30; 32], &[1e-5; 32]);
+    layout.read_key(&page, 1, &mut out);
+    assert!(out.iter().all(|x| x.is_finite() && *x > 8e6), "{out:?}");
+    layout.read_value(&page, 1, &mut out);
+    assert!(out.iter().all(|x| (x - 1e-5).abs() < 4e-6), "{out:?}");
+}
+
+#[test]
+#[should_panic(expected = "slot 16 is not in a page of 16 tokens")]
+fn a_slot_behind_the_page_is_refused() {
+    let layout = PageLayout::new(64, 64, KvType::F16, KvType::F16);
+    layout.write(&mut vec![0; layout.page_bytes()], 16, &[0.0; 64], &[0.0; 64]);
+}
+
+#[test]
+fn types_have_the_same_names_everywhere() {
+    for kind in KvType::ALL {
+        assert_eq!(kind.to_string().parse(), Ok(kind));
+        assert_eq!(serde_json::to_string(&kind).ok(), Some(format!("\"{kind}\"")));
+        assert_eq!(serde_json::from_str(&format!("\"{kind}\"")).ok(), Some(kind));
+    }
+    let error = "q4".parse::<KvType>().err().map(|e| e.to_string());
+    assert_eq!(error.as_deref(), Some("\"q4\" is not a cache element type; the types are f32, f16 and q8"));
+}
