@@ -145,11 +145,7 @@ impl Part {
                     *o = f32::from_le_bytes(*b);
                 }
             }
-            KvType::F16 => {
-                for (o, b) in out.iter_mut().zip(row.as_chunks::<2>().0) {
-                    *o = f16::from_le_bytes(*b).to_f32();
-                }
-            }
+            KvType::F16 => read_f16(row, out),
             KvType::Q8 => {
                 let scales = &page[self.scale_range(slot)];
                 let groups = out.chunks_mut(Q8_GROUP).zip(row.chunks(Q8_GROUP));
@@ -192,23 +188,34 @@ fn write_f16(row: &mut [u8], values: &[f32]) {
     }
 }
 
+fn read_f16(row: &[u8], out: &mut [f32]) {
+    if cfg!(target_endian = "little")
+        && let Ok(halves) = bytemuck::try_cast_slice::<u8, f16>(row)
+    {
+        return halves.convert_to_f32_slice(out);
+    }
+    for (o, b) in out.iter_mut().zip(row.as_chunks::<2>().0) {
+        *o = f16::from_le_bytes(*b).to_f32();
+    }
+}
+
 /// Rounds one group to int8 and returns its scale. The scale is rounded to f16 FIRST and the integers are chosen for
 /// the rounded one, so its rounding error is not added to theirs. A group with a value that is not finite gets the
 /// scale NaN: the damage must show up on reading, not turn into a plausible zero.
 fn write_q8(row: &mut [u8], values: &[f32]) -> f16 {
-    let (mut peak, mut finite) = (0f32, true);
-    for v in values {
-        peak = peak.max(v.abs());
-        finite &= v.is_finite();
-    }
-    if !finite {
+    // Without their signs, floats are ordered like their bits, and what is not finite comes last.
+    let peak = values.iter().map(|v| v.to_bits() & 0x7fff_ffff).max().unwrap_or(0);
+    let peak = f32::from_bits(peak);
+    if !peak.is_finite() {
         row.fill(1);
         return f16::NAN;
     }
     let scale = f16::from_f32((peak / 127.0).min(f16::MAX.to_f32()));
     let inverse = if scale == f16::ZERO { 0.0 } else { 1.0 / scale.to_f32() };
+    // Adding 1.5 * 2^23 rounds to an integer (halves to even), whose two's complement is then the lowest byte.
+    const ROUND: f32 = 12_582_912.0;
     for (b, v) in row.iter_mut().zip(values) {
-        *b = (v * inverse).round_ties_even().clamp(-127.0, 127.0) as i8 as u8;
+        *b = ((v * inverse).clamp(-127.0, 127.0) + ROUND).to_bits() as u8;
     }
     scale
 }
