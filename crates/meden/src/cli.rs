@@ -9,7 +9,7 @@ const ABOUT: &str = "Language models in bounded memory, on the CPU.";
 
 const EXAMPLES: &str = "Two things to try:
   meden demo
-      reads a long document with a full and with a quarter-size cache, and compares them
+      reads a long document with a full and with a small cache, and compares them
   meden run --prompt \"Why is the sky blue?\" --kv-budget 512
       answers, with a cache that never grows past 512 tokens a layer
 

@@ -125,7 +125,6 @@ fn of_engine(error: &EngineError) -> Exit {
     match error {
         EngineError::File(_)
         | EngineError::Config { .. }
-        | EngineError::MissingTensor { .. }
         | EngineError::TensorShape { .. }
         | EngineError::Snapshot { .. } => Exit::BadFile,
         EngineError::Setting { .. } | EngineError::NoTokens | EngineError::TokenId { .. } => Exit::Usage,

@@ -72,9 +72,10 @@ fn not_understood(error: &clap::Error) -> ExitCode {
             ExitCode::from(Exit::Usage as u8)
         }
         _ => {
-            let message = usage_line(&error.to_string());
+            let given = || std::env::args_os().map(|a| a.to_string_lossy().into_owned());
+            let message = usage_line(&error.to_string(), verb_of(given()).as_deref());
             progress::say(&format!("meden: {message}"));
-            if std::env::args_os().any(|a| a == "--json") {
+            if given().any(|a| a == "--json") {
                 output::json_error(Exit::Usage, &message);
             }
             ExitCode::from(Exit::Usage as u8)
@@ -83,16 +84,19 @@ fn not_understood(error: &clap::Error) -> ExitCode {
 }
 
 /// clap writes a paragraph with the usage and a pointer to the help; what is wrong, and its tip, fit on one line.
-fn usage_line(text: &str) -> String {
+fn usage_line(text: &str, verb: Option<&str>) -> String {
     let text = text.strip_prefix("error: ").unwrap_or(text);
     let before_usage = text.split("\n\nUsage:").next().unwrap_or(text);
     let said = before_usage.split("\n\nFor more information").next().unwrap_or(before_usage);
-    let line = said.split_whitespace().collect::<Vec<_>>().join(" ");
-    let verb = text.lines().find_map(|l| l.strip_prefix("Usage: ")).map(|u| {
-        let words = u.split_whitespace().take_while(|w| w.starts_with(|c: char| c.is_ascii_lowercase()));
-        words.collect::<Vec<_>>().join(" ")
-    });
-    format!("{line}; see `{} --help`", verb.filter(|v| !v.is_empty()).as_deref().unwrap_or("meden"))
+    let line = said.split_whitespace().collect::<Vec<_>>().join(" ").replace(" tip: ", "; ");
+    let help = verb.map(|v| format!("meden {v}")).unwrap_or_else(|| "meden".to_owned());
+    format!("{line}; see `{help} --help`")
+}
+
+/// The verb on a command line that was not understood.
+fn verb_of(arguments: impl Iterator<Item = String>) -> Option<String> {
+    let command = cli::command();
+    arguments.skip(1).find(|a| command.find_subcommand(a).is_some())
 }
 
 #[cfg(test)]
@@ -106,10 +110,12 @@ mod tests {
 
     #[test]
     fn wrong_usage_is_told_on_one_line_with_the_tip() {
-        let Err(error) = Cli::try_parse_from(["meden", "run", "--pormpt", "x"]) else {
+        let given = ["meden", "run", "--pormpt", "x"];
+        let Err(error) = Cli::try_parse_from(given) else {
             panic!("a flag that does not exist was taken");
         };
-        let line = usage_line(&error.to_string());
+        let verb = verb_of(given.iter().map(|a| a.to_string()));
+        let line = usage_line(&error.to_string(), verb.as_deref());
         assert!(!line.contains('\n') && line.contains("--pormpt") && line.contains("--prompt"), "{line}");
         assert!(line.ends_with("see `meden run --help`"), "{line}");
     }

@@ -60,6 +60,9 @@ pub fn gather(prompt: Option<&str>, file: Option<&Path>) -> anyhow::Result<Strin
 
 /// `text` as the model wants it: through its chat template, or as it is.
 pub fn encode(opened: &Opened, text: &str, system: Option<&str>, raw: bool) -> anyhow::Result<Prompt> {
+    if text.trim().is_empty() {
+        return Err(usage("the prompt is empty: there is nothing to read"));
+    }
     let tokenizer = opened.tokenizer()?;
     let (ids, continues) = match &opened.template {
         Some(template) if !raw => {
@@ -80,9 +83,6 @@ pub fn encode(opened: &Opened, text: &str, system: Option<&str>, raw: bool) -> a
             (tokenizer.encode(text, true)?, true)
         }
     };
-    if ids.is_empty() {
-        return Err(usage("the prompt is empty: there is nothing to read"));
-    }
     opened.check_context("the prompt", ids.len())?;
     Ok(Prompt { ids, continues })
 }

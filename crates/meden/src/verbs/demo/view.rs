@@ -72,17 +72,17 @@ fn table(dense: &SideReport, pressed: &SideReport) -> Table {
     let (a, b) = each(&|s| s.prompt_tokens as u64);
     both("tokens read", a, b, &count);
     let (a, b) = each(&|s| s.kept_tokens_mean.round() as u64);
-    both("tokens kept (mean of heads)", a, b, &count);
+    both("tokens kept, mean of heads", a, b, &count);
     let (a, b) = each(&|s| s.kv_bytes);
-    both("KV cache at the end", a, b, &human::bytes);
+    both("KV cache (pages, metadata)", a, b, &human::bytes);
     let (a, b) = each(&|s| s.peak_page_bytes);
-    both("KV cache at most", a, b, &human::bytes);
+    both("KV pages, most at once", a, b, &human::bytes);
     let (a, b) = (dense.memory.resident_bytes, pressed.memory.resident_bytes);
-    both("process memory at the end", a, b, &human::bytes);
+    both("process memory now", a, b, &human::bytes);
     let peak = if dense.peak_is_after_loading && pressed.peak_is_after_loading {
-        "process memory at most"
+        "process memory peak"
     } else {
-        "process memory at most (with loading)"
+        "process memory peak, with loading"
     };
     both(peak, dense.memory.peak_bytes, pressed.memory.peak_bytes, &human::bytes);
     let mut speed = |name: &str, f: &dyn Fn(&SideReport) -> Option<f64>| {

@@ -1,0 +1,86 @@
+//! The real binary on tiny models of every family, against reference ids, where the reference folder is there.
+
+mod common;
+
+use std::fs;
+
+use common::{run, shared};
+use safetensors::{Dtype, SafeTensors};
+
+fn ids(bytes: &SafeTensors<'_>, name: &str) -> Vec<i64> {
+    let tensor = bytes.tensor(name).expect("the reference has it");
+    match tensor.dtype() {
+        Dtype::I64 => tensor.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().expect("8"))).collect(),
+        Dtype::I32 => {
+            tensor.data().chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().expect("4")).into()).collect()
+        }
+        other => panic!("{name} is {other:?}"),
+    }
+}
+
+#[test]
+fn greedy_ids_of_every_family_are_those_of_the_reference() {
+    let Some(folder) = shared("oracle/tiny") else { return };
+    let mut families = 0;
+    for entry in fs::read_dir(folder).expect("readable") {
+        let model = entry.expect("readable").path();
+        let bytes = fs::read(model.join("expected.safetensors")).expect("readable");
+        let expected = SafeTensors::deserialize(&bytes).expect("safetensors");
+        let greedy = ids(&expected, "greedy_ids");
+        let prompt: Vec<String> = ids(&expected, "input_ids").iter().map(i64::to_string).collect();
+        let count = greedy.len().to_string();
+        let model = model.to_str().expect("UTF-8");
+        let said = run(["run", "-m", model, "--ids", &prompt.join(","), "-n", &count, "--kv", "f32", "--json"]);
+        assert_eq!(said.code, 0, "{model}: {}", said.err);
+        let written: Vec<i64> = serde_json::from_value(said.json()["ids"].clone()).expect("ids");
+        assert_eq!(written, greedy, "{model}");
+        families += 1;
+    }
+    assert!(families > 0);
+}
+
+#[test]
+fn a_model_without_a_tokenizer_writes_ids_and_refuses_text() {
+    let Some(folder) = shared("oracle/tiny/llama") else { return };
+    let model = folder.to_str().expect("UTF-8");
+    let said = run(["run", "-m", model, "--ids", "5,6,7", "-n", "3", "--quiet"]);
+    assert_eq!((said.code, said.err.as_str()), (0, ""));
+    assert_eq!(said.out.trim().split(',').count(), 3, "{}", said.out);
+    let said = run(["run", "-m", model, "--prompt", "hello"]);
+    assert_eq!(said.code, 3);
+    assert!(said.complaint().contains("tokenizer.json"), "{}", said.err);
+    let said = run(["run", "-m", model, "--ids", "5,999999"]);
+    assert_eq!(said.code, 2, "{}", said.err);
+    assert!(said.complaint().contains("999999"), "{}", said.err);
+}
+
+#[test]
+fn a_cache_within_its_budget_stays_within_it_and_says_so() {
+    let Some(folder) = shared("oracle/tiny/llama") else { return };
+    let model = folder.to_str().expect("UTF-8");
+    let ids: Vec<String> = (0..200).map(|i| (3 + i % 300).to_string()).collect();
+    let base = ["run", "-m", model, "--ids", &ids.join(","), "-n", "8", "--json", "--sinks", "2", "--recents", "8"];
+    let said = run(base.iter().copied().chain(["--kv-budget", "48", "--schedule", "prefill_chunk:16,decode_every:1"]));
+    assert_eq!(said.code, 0, "{}", said.err);
+    let cache = &said.json()["cache"];
+    assert!(cache["kept_tokens_mean"].as_f64().expect("a number") <= 49.0, "{cache}");
+    assert!(cache["evicted"].as_u64().expect("a number") > 0);
+    let said = run(base.iter().copied().chain(["--kv-budget", "4"]));
+    assert_eq!(said.code, 5, "a budget below what is protected cannot be met: {}", said.err);
+}
+
+#[test]
+fn inspect_describes_a_folder_and_weights_alone() {
+    let Some(folder) = shared("oracle/tiny/qwen3") else { return };
+    let model = folder.to_str().expect("UTF-8");
+    let said = run(["inspect", model, "--json"]).json();
+    assert_eq!(said["architecture"], "qwen3");
+    let tensors = said["tensors"].as_array().expect("a list");
+    let listed: u64 = tensors.iter().map(|t| t["bytes"].as_u64().expect("bytes")).sum();
+    assert_eq!(said["tensor_bytes"], listed);
+    let alone = common::scratch("weights-alone").join("weights.safetensors");
+    fs::copy(folder.join("model.safetensors"), &alone).expect("copied");
+    let said = run(["inspect", alone.to_str().expect("UTF-8"), "--json"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert!(said.json()["problem"].as_str().expect("a reason").contains("config.json"));
+}
