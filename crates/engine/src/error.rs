@@ -20,14 +20,6 @@ pub enum EngineError {
         /// What is wrong with it, and what is allowed.
         why: String,
     },
-    /// A weight that the architecture needs is not in the file.
-    #[error("tensor `{name}` is missing: the file is incomplete, or not a {architecture} model")]
-    MissingTensor {
-        /// Hugging Face name of the tensor.
-        name: String,
-        /// Architecture that asked for it.
-        architecture: String,
-    },
     /// A weight has another shape than the configuration says.
     #[error("tensor `{name}` has shape {found:?}, the configuration needs {needed:?}")]
     TensorShape {

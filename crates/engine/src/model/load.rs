@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use meden_files::{ModelFiles, TensorInfo};
+use meden_files::{FileError, ModelFiles, TensorInfo};
 use meden_kernels::dtype::DType;
 use meden_kernels::isa::Isa;
 use meden_kernels::matmul::Matrix;
@@ -43,8 +43,13 @@ pub(crate) fn load(files: &ModelFiles, options: &LoadOptions) -> Result<Model, E
     let mut loader = Loader { files, config: &config, mode: options.weights, isa, maps: Vec::new() };
 
     let embedding = Arc::new(loader.matrix("model.embed_tokens.weight", (config.vocab, config.hidden), None)?);
-    let tied =
-        files.tensor("lm_head.weight").is_none() || files.config().is_some_and(|c| c.tie_word_embeddings == Some(true));
+    // an absent output matrix means the embedding serves; one of a type that is not read is an error, not tied
+    let tied = files.config().is_some_and(|c| c.tie_word_embeddings == Some(true))
+        || match files.require("lm_head.weight") {
+            Ok(_) => false,
+            Err(FileError::MissingTensor { .. }) => true,
+            Err(other) => return Err(other.into()),
+        };
     let head = if tied {
         embedding.clone()
     } else {
@@ -81,7 +86,7 @@ pub(crate) fn bytes_needed(files: &ModelFiles, options: &LoadOptions) -> u64 {
 
 fn embedding_rows(files: &ModelFiles, config: &Config) -> Result<usize, EngineError> {
     let name = "model.embed_tokens.weight";
-    let info = files.tensor(name).ok_or_else(|| missing(name, config))?;
+    let info = files.require(name)?;
     match info.shape.as_slice() {
         &[rows, hidden] if hidden == config.hidden && rows > 0 && (config.vocab == 0 || config.vocab == rows) => {
             Ok(rows)
@@ -92,10 +97,6 @@ fn embedding_rows(files: &ModelFiles, config: &Config) -> Result<usize, EngineEr
             needed: vec![config.vocab.max(1), config.hidden],
         }),
     }
-}
-
-fn missing(name: &str, config: &Config) -> EngineError {
-    EngineError::MissingTensor { name: name.to_string(), architecture: config.architecture.clone() }
 }
 
 /// Where the row `row` of a head stored for interleaved rotation belongs: pairs (2i, 2i+1) become (i, i + dim/2).
@@ -124,7 +125,7 @@ struct Part {
 
 impl Loader<'_> {
     fn info(&self, name: &str) -> Result<&TensorInfo, EngineError> {
-        self.files.tensor(name).ok_or_else(|| missing(name, self.config))
+        Ok(self.files.require(name)?)
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, EngineError> {

@@ -8,8 +8,8 @@ use std::io::{BufWriter, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
+use meden_files::hash::Hash;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::{Session, SessionOptions};
 use crate::cache::head::Column;
@@ -88,7 +88,7 @@ pub(super) fn save(session: &Session, path: &Path) -> Result<(), EngineError> {
     name.push(format!(".{}.part", std::process::id()));
     let temporary = path.with_file_name(name);
     let write = || -> std::io::Result<()> {
-        let mut out = Hashing { out: BufWriter::new(std::fs::File::create(&temporary)?), hash: Sha256::new() };
+        let mut out = Hashing { out: BufWriter::new(std::fs::File::create(&temporary)?), hash: Hash::sha256() };
         out.write_all(MAGIC)?;
         out.write_all(&(json.len() as u64).to_le_bytes())?;
         out.write_all(&json)?;
@@ -102,7 +102,7 @@ pub(super) fn save(session: &Session, path: &Path) -> Result<(), EngineError> {
                 out.write_all(page)?;
             }
         }
-        let sum = out.hash.finalize();
+        let sum = out.hash.bytes();
         out.out.write_all(&sum)?;
         out.out.flush()?;
         out.out.get_ref().sync_all()?;
@@ -116,7 +116,7 @@ pub(super) fn save(session: &Session, path: &Path) -> Result<(), EngineError> {
 
 struct Hashing<W: Write> {
     out: W,
-    hash: Sha256,
+    hash: Hash,
 }
 
 impl<W: Write> Write for Hashing<W> {
@@ -217,7 +217,7 @@ fn check_sum(path: &Path) -> Result<(), EngineError> {
         return Err(refuse(path, "it is too short to be a saved session"));
     }
     let mut left = length - CHECKSUM as u64;
-    let mut hash = Sha256::new();
+    let mut hash = Hash::sha256();
     let mut buffer = vec![0u8; 1 << 16];
     let mut first = true;
     while left > 0 {
@@ -232,7 +232,7 @@ fn check_sum(path: &Path) -> Result<(), EngineError> {
     }
     let mut sum = [0u8; CHECKSUM];
     file.read_exact(&mut sum).map_err(io)?;
-    if hash.finalize().as_slice() != sum {
+    if hash.bytes() != sum {
         return Err(refuse(path, "its checksum is wrong: the file is damaged; save the session again"));
     }
     Ok(())
