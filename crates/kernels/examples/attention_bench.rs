@@ -1,8 +1,8 @@
 //! How fast attention is: bytes a second when decoding, operations a second when prefilling.
 //!
 //! `cargo run --release -p meden-kernels --example attention_bench [-- decode|prefill]`. Each figure is the best of
-//! several runs, because other work on the machine can only make a run slower. The caches are larger than a layer's
-//! and are visited in turn, so that decoding reads from memory and not from the processor's own caches.
+//! several runs, because other work on the machine can only make a run slower. Decoding visits many layers in turn, so
+//! that it reads from memory and not from the processor's own caches.
 
 use meden_kernels::attention::{AttendInput, AttendParams, AttendScratch, HeadView, KvType, PageLayout, attend};
 use meden_kernels::isa::Isa;
@@ -54,18 +54,16 @@ impl Layer {
     }
 }
 
-fn best(runs: usize, mut f: impl FnMut()) -> Duration {
-    let timed = |_| {
-        let start = Instant::now();
-        f();
-        start.elapsed()
-    };
-    (0..runs).map(timed).min().unwrap_or_default()
+/// Queries at the end of a cache, and what they need.
+struct Work {
+    pool: Pool,
+    m: usize,
+    runs: usize,
 }
 
-/// Seconds of one call with `m` queries at the end of `layers[..]`, averaged over the layers.
-fn seconds(pool: &Pool, model: &Model, layers: &[Layer], m: usize, runs: usize) -> f64 {
-    let slots = layers[0].positions.len();
+/// Seconds a layer takes: the best of several runs for each layer, averaged over the layers, which are visited in turn.
+fn seconds(work: &Work, model: &Model, layers: &[Layer]) -> f64 {
+    let (m, slots) = (work.m, layers[0].positions.len());
     let q: Vec<f32> = (0..m * model.q_heads * model.dim).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
     let q_positions: Vec<u32> = (slots - m..slots).map(|p| p as u32).collect();
     let mut out = vec![0.0; m * model.q_heads * model.dim];
@@ -73,15 +71,18 @@ fn seconds(pool: &Pool, model: &Model, layers: &[Layer], m: usize, runs: usize) 
     let params = AttendParams { scale: 1.0 / (model.dim as f32).sqrt(), softcap: None, window: None };
     let pages: Vec<Vec<Vec<&[u8]>>> =
         layers.iter().map(|l| l.pages.iter().map(|head| head.iter().map(|p| &**p).collect()).collect()).collect();
-    let time = best(runs, || {
-        for (layer, pages) in layers.iter().zip(&pages) {
+    let mut best = vec![Duration::MAX; layers.len()];
+    for _ in 0..work.runs {
+        for ((layer, pages), best) in layers.iter().zip(&pages).zip(&mut best) {
             let view = |pages| HeadView { layout: layer.layout, pages, positions: &layer.positions };
             let heads: Vec<HeadView> = pages.iter().map(|p| view(p)).collect();
             let input = AttendInput { q: &q, q_positions: &q_positions, q_heads: model.q_heads, heads: &heads, params };
-            attend(pool, Isa::best(), &input, &mut out, None, &mut scratch).expect("shapes fit");
+            let start = Instant::now();
+            attend(&work.pool, Isa::best(), &input, &mut out, None, &mut scratch).expect("shapes fit");
+            *best = start.elapsed().min(*best);
         }
-    });
-    time.as_secs_f64() / layers.len() as f64
+    }
+    best.iter().sum::<Duration>().as_secs_f64() / layers.len() as f64
 }
 
 fn decode() {
@@ -95,7 +96,7 @@ fn decode() {
                     (0..(160 << 20) / bytes.max(4 << 20) + 1).map(|_| Layer::new(model, kind, slots)).collect();
                 print!("{:24} {kind:4} {slots:6} slots", model.name);
                 for threads in [1, 2] {
-                    let time = seconds(&Pool::new(threads), model, &layers, 1, 7);
+                    let time = seconds(&Work { pool: Pool::new(threads), m: 1, runs: 9 }, model, &layers);
                     print!("   {threads} thr {:6.1} ({:7.1})", bytes as f64 / time / 1e9, time * 1e6);
                 }
                 println!();
@@ -113,7 +114,7 @@ fn prefill() {
                 let pairs = m as f64 * (slots as f64 - (m as f64 - 1.0) / 2.0) * model.q_heads as f64;
                 print!("{:24} {kind:4} m {m:4} n {slots:5}", model.name);
                 for threads in [1, 2] {
-                    let time = seconds(&Pool::new(threads), model, &layers, m, 5);
+                    let time = seconds(&Work { pool: Pool::new(threads), m, runs: 5 }, model, &layers);
                     print!("   {threads} thr {:6.1}", 4.0 * model.dim as f64 * pairs / time / 1e9);
                 }
                 println!();

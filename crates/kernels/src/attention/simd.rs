@@ -71,7 +71,7 @@ pub(super) fn scale_of<const B: usize>(scales: &[u8], group: usize) -> __m256 {
     if B != Q8 {
         return _mm256_setzero_ps();
     }
-    let bits = u16::from_le_bytes([scales[2 * group], scales[2 * group + 1]]);
+    let bits = u16::from_le_bytes(scales.as_chunks::<2>().0[group]);
     _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))))
 }
 
