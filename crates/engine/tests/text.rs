@@ -3,5 +3,11 @@
 
 #[path = "text/common.rs"]
 mod common;
+#[path = "text/cross_check.rs"]
+mod cross_check;
+#[path = "text/gguf.rs"]
+mod gguf;
 #[path = "text/oracle.rs"]
 mod oracle;
+#[path = "text/properties.rs"]
+mod properties;

@@ -18,6 +18,9 @@ use super::{Pipeline, Tokenizer, byte_map};
 
 /// Largest file that is read; the largest vocabularies take about 35 MB.
 const FILE_MAX: u64 = 256 << 20;
+/// Longest run of white space that is encoded. The crate's regular expressions go back through such a run character
+/// by character, give up after a million, and then go on with other cuts without saying so.
+const SPACES_MAX: usize = 500_000;
 /// Decoders that can be turned into a rule for bytes.
 const DECODERS: &str = "ByteLevel, Metaspace, and Sequence of Replace, ByteFallback, Fuse and Strip";
 
@@ -71,12 +74,14 @@ fn parse(bytes: &[u8], place: &str) -> Result<(Json, Vocab, Rule), TextError> {
 impl Json {
     /// Ids of a text in which special tokens are parsed; `add_special` puts around it what the file says.
     pub(super) fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, TextError> {
+        check_spaces(text)?;
         let encoding = guard(|| self.inner.encode_fast(text, add_special)).map_err(|why| TextError::Encode { why })?;
         Ok(encoding.get_ids().to_vec())
     }
 
     /// Ids of a text in which special tokens are ordinary text.
     pub(super) fn encode_plain(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        check_spaces(text)?;
         let encoding = guard(|| {
             let mut pieces = self.plain.extract_and_normalize(self.inner.get_normalizer(), text);
             if let Some(pre) = self.inner.get_pre_tokenizer() {
@@ -87,6 +92,18 @@ impl Json {
         });
         Ok(encoding.map_err(|why| TextError::Encode { why })?.get_ids().to_vec())
     }
+}
+
+fn check_spaces(text: &str) -> Result<(), TextError> {
+    if text.len() <= SPACES_MAX {
+        return Ok(());
+    }
+    let longest = text.split(|c: char| !c.is_whitespace()).map(|run| run.chars().count()).max().unwrap_or(0);
+    if longest > SPACES_MAX {
+        let why = format!("it holds {longest} white-space characters in a row, the most is {SPACES_MAX}");
+        return Err(TextError::Encode { why });
+    }
+    Ok(())
 }
 
 /// Runs the crate's code; a panic in it is an error like any other.

@@ -69,12 +69,8 @@ fn tokenizer(file: &Value) -> Result<Tokenizer, TextError> {
 fn a_byte_level_file_encodes_and_decodes() {
     let t = tokenizer(&byte_level()).unwrap();
     let ids = t.encode("hello 7<|im_end|><tool>", true).unwrap();
-    assert_eq!(
-        ids,
-        [259, 257, 75, 78, 258, 260, 261]
-            .map(|id| if id == 75 { t.id_of("l").unwrap() } else { id })
-            .map(|id| if id == 78 { t.id_of("o").unwrap() } else { id })
-    );
+    let [l, o] = ["l", "o"].map(|letter| t.id_of(letter).unwrap());
+    assert_eq!(ids, [259, 257, l, o, 258, 260, 261]);
     assert_eq!(t.decode(&ids, true), "hello 7<tool>");
     assert_eq!(t.decode(&ids, false), "<s>hello 7<|im_end|><tool>");
     // A prompt whose template wrote the bos token keeps that one.
