@@ -67,6 +67,8 @@ pub struct SideReport {
     pub prompt_tokens: usize,
     /// Tokens written.
     pub completion_tokens: usize,
+    /// Tokens that the cache has seen: prompt and answer, but for the answer's last token.
+    pub seen: usize,
     /// Kept slots, averaged over layers and heads.
     pub kept_tokens_mean: f64,
     /// Bytes of the cache at the end.
@@ -158,6 +160,7 @@ pub fn run(spec: &SideSpec) -> anyhow::Result<Exit> {
         finish: answer.finish,
         prompt_tokens: prompt.ids.len(),
         completion_tokens: answer.ids.len(),
+        seen: cache.seen,
         kept_tokens_mean: cache.kept_tokens_mean,
         kv_bytes: cache.kv_bytes,
         dense_bytes: cache.dense_bytes,

@@ -69,8 +69,8 @@ fn table(dense: &SideReport, pressed: &SideReport) -> Table {
         table.row([name.to_owned(), show(a), show(b), share]);
     };
     let each = |f: &dyn Fn(&SideReport) -> u64| (Some(f(dense)), Some(f(pressed)));
-    let (a, b) = each(&|s| s.prompt_tokens as u64);
-    both("tokens read", a, b, &count);
+    let (a, b) = each(&|s| s.seen as u64);
+    both("tokens read, with the answer", a, b, &count);
     let (a, b) = each(&|s| s.kept_tokens_mean.round() as u64);
     both("tokens kept, mean of heads", a, b, &count);
     let (a, b) = each(&|s| s.kv_bytes);
