@@ -9,6 +9,8 @@ use super::error::TextError;
 
 /// Entries that are worked on together.
 const LANES: usize = 16;
+/// Entries that are summed together.
+pub(super) const RUN: usize = 64 * LANES;
 
 /// The largest logit. NaN and plus infinity are errors that name the first such entry; minus infinity rules a token
 /// out, and at least one has to be left.
@@ -65,20 +67,21 @@ pub(super) fn exp(x: f32) -> f32 {
 
 /// The sum of `exp((x - largest) * scale)` over all entries.
 pub(super) fn sum_exp(logits: &[f32], largest: f32, scale: f32) -> f64 {
-    let mut sum = 0.0;
-    // Short runs are added in f32, run by run in f64: fast, and no error that grows with the vocabulary.
-    for run in logits.chunks(64 * LANES) {
-        let mut lanes = [0.0f32; LANES];
-        let mut chunks = run.chunks_exact(LANES);
-        for chunk in &mut chunks {
-            for (lane, &x) in lanes.iter_mut().zip(chunk) {
-                *lane += exp((x - largest) * scale);
-            }
+    logits.chunks(RUN).map(|run| sum_run(run, largest, scale)).sum()
+}
+
+/// The same sum over one run of at most [`RUN`] entries. Short runs are added in f32, run by run in f64: fast, and no
+/// error that grows with the vocabulary.
+pub(super) fn sum_run(run: &[f32], largest: f32, scale: f32) -> f64 {
+    let mut lanes = [0.0f32; LANES];
+    let mut chunks = run.chunks_exact(LANES);
+    for chunk in &mut chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane += exp((x - largest) * scale);
         }
-        sum += lanes.iter().map(|&x| f64::from(x)).sum::<f64>();
-        sum += chunks.remainder().iter().map(|&x| f64::from(exp((x - largest) * scale))).sum::<f64>();
     }
-    sum
+    let rest = chunks.remainder().iter().map(|&x| exp((x - largest) * scale));
+    lanes.iter().copied().chain(rest).map(f64::from).sum()
 }
 
 /// Larger logit first, lower id first among equals.

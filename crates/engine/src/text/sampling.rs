@@ -13,7 +13,7 @@ use meden_stats::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::error::TextError;
-use super::logits::{best, by_logit, exp, first_of, largest, sum_exp};
+use super::logits::{RUN, best, by_logit, exp, first_of, largest, sum_exp, sum_run};
 
 /// The stream of random numbers that samplers draw from, so that other users of the same seed do not share it.
 const STREAM: u64 = 0x7361_6d70;
@@ -206,30 +206,46 @@ impl Sampler {
         let draw = self.rng.uniform();
         let weight = |id: u32| f64::from(exp((logits[id as usize] - largest) * scale));
         if config.top_k == 0 && config.top_p == 1.0 && config.min_p == 0.0 {
-            let total = sum_exp(logits, largest, scale);
-            let chosen = pick(0..logits.len() as u32, draw * total, weight);
-            return Ok(chosen.unwrap_or_else(|| first_of(logits, largest)));
+            return Ok(pick_any(logits, largest, scale, draw));
         }
-        let order = by_logit(logits);
         let ids = &mut self.candidates;
         ids.clear();
-        ids.extend(0..logits.len() as u32);
-        let total = if config.top_k > 0 && config.top_k < ids.len() {
-            ids.select_nth_unstable_by(config.top_k - 1, &order);
-            ids.truncate(config.top_k);
+        let total = if config.top_k > 0 && config.top_k < logits.len() {
+            ids.extend(best(logits, config.top_k).into_iter().map(|(id, _)| id));
             ids.iter().map(|&id| weight(id)).sum()
         } else {
+            ids.extend(0..logits.len() as u32);
             sum_exp(logits, largest, scale)
         };
-        // Top-p and min-p both keep a beginning of the sorted list, so min-p may shorten it before top-p sorts.
-        let least = f64::from(config.min_p);
-        ids.retain(|&id| weight(id) > 0.0 && weight(id) >= least);
+        // Tokens below this share of the best one's weight go: min-p says so, and top-p cannot need a token so light
+        // that all of its kind together do not reach the mass that top-p leaves out.
+        let spare = f64::from(1.0 - config.top_p) * total / logits.len() as f64;
+        let least = f64::from(config.min_p).max(spare).max(f64::MIN_POSITIVE);
+        let floor = largest + (least.ln() / f64::from(scale)) as f32;
+        ids.retain(|&id| logits[id as usize] >= floor);
         let mass = if config.top_p < 1.0 { f64::from(config.top_p) * total } else { f64::INFINITY };
-        keep_mass(ids, &order, mass, weight);
+        keep_mass(ids, &by_logit(logits), mass, weight);
         let left: f64 = ids.iter().map(|&id| weight(id)).sum();
         let chosen = pick(ids.iter().copied(), draw * left, weight);
         Ok(chosen.unwrap_or_else(|| first_of(logits, largest)))
     }
+}
+
+/// A token of the whole vocabulary: first the run of it in which the running sum passes `draw` of the total, then the
+/// token in that run.
+fn pick_any(logits: &[f32], largest: f32, scale: f32, draw: f64) -> u32 {
+    let sums: Vec<f64> = logits.chunks(RUN).map(|run| sum_run(run, largest, scale)).collect();
+    let mut target = draw * sums.iter().sum::<f64>();
+    let last = sums.iter().rposition(|&sum| sum > 0.0).unwrap_or(0);
+    let passed = sums[..last].iter().position(|&sum| {
+        let here = target < sum;
+        target -= if here { 0.0 } else { sum };
+        here
+    });
+    let start = passed.unwrap_or(last) * RUN;
+    let ids = start as u32..(start + RUN).min(logits.len()) as u32;
+    let weight = |id: u32| f64::from(exp((logits[id as usize] - largest) * scale));
+    pick(ids, target, weight).unwrap_or_else(|| first_of(logits, largest))
 }
 
 /// Sorts the best candidates to the front and keeps the fewest whose weights reach `mass` together; all, sorted, when
@@ -240,7 +256,7 @@ fn keep_mass(
     mass: f64,
     weight: impl Fn(u32) -> f64,
 ) {
-    let mut size = TOP_P_FIRST;
+    let mut size = if mass.is_finite() { TOP_P_FIRST } else { ids.len() };
     loop {
         if size < ids.len() {
             ids.select_nth_unstable_by(size, order);

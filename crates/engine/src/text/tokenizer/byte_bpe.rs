@@ -28,12 +28,8 @@ impl ByteBpe {
     /// `merges` are lines "left right" in the vocabulary's spelling, best first; `place` is the file, for errors.
     pub(super) fn new(vocab: &Vocab, merges: &[String], pre: PreTokenizer, place: &str) -> Result<ByteBpe, TextError> {
         let table = byte_map::bytes();
-        let find = |spelling: &str| {
-            let bytes = byte_map::decode(&table, spelling)?;
-            // Some files mark a token that merges lead to as a special one.
-            vocab.text_id(&bytes).or_else(|| vocab.name_id(spelling.as_bytes()))
-        };
         let mut ranks = HashMap::with_capacity(merges.len());
+        let mut bytes = Vec::new();
         for (rank, line) in merges.iter().enumerate() {
             let fail = |why: String| TextError::vocabulary(format!("{place}: tokenizer.ggml.merges[{rank}]"), why);
             // A token may itself be a space-like character, but never begins with the separator.
@@ -42,14 +38,19 @@ impl ByteBpe {
                 return Err(fail(format!("{line:?} is not two tokens with a space between")));
             };
             let (left, right) = (&line[..cut], &line[cut + 1..]);
-            let whole = format!("{left}{right}");
-            let ids = [left, right, &whole].map(|token| find(token).ok_or(token));
-            let [a, b, c] = match ids {
-                [Ok(a), Ok(b), Ok(c)] => [a, b, c],
-                [Err(token), ..] | [_, Err(token), _] | [.., Err(token)] => {
-                    return Err(fail(format!("token {token:?} is not in the vocabulary of {}", vocab.len())));
-                }
+            bytes.clear();
+            let left_spelled = byte_map::decode_into(&table, left, &mut bytes);
+            let middle = bytes.len();
+            let spelled = left_spelled && byte_map::decode_into(&table, right, &mut bytes);
+            // Some files mark a token that merges lead to as a special one; those are known by their spelling.
+            let find = |bytes: &[u8], spelling: &dyn Fn() -> String| {
+                let id = if spelled { vocab.text_id(bytes) } else { None };
+                id.or_else(|| vocab.name_id(spelling().as_bytes()))
+                    .ok_or_else(|| fail(format!("token {:?} is not in the vocabulary of {}", spelling(), vocab.len())))
             };
+            let a = find(&bytes[..middle], &|| left.to_owned())?;
+            let b = find(&bytes[middle..], &|| right.to_owned())?;
+            let c = find(&bytes, &|| format!("{left}{right}"))?;
             ranks.entry((a, b)).or_insert((rank as u32, c));
         }
         let byte_ids = std::array::from_fn(|byte| vocab.text_id(&[byte as u8]).unwrap_or(NONE));

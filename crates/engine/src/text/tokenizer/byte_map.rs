@@ -32,7 +32,19 @@ pub(super) fn bytes() -> [Option<u8>; 0x144] {
 
 /// The bytes that a token's spelling stands for; `None` when a character stands for no byte.
 pub(super) fn decode(table: &[Option<u8>; 0x144], spelling: &str) -> Option<Vec<u8>> {
-    spelling.chars().map(|c| table.get(c as usize).copied().flatten()).collect()
+    let mut bytes = Vec::with_capacity(spelling.len());
+    decode_into(table, spelling, &mut bytes).then_some(bytes)
+}
+
+/// The same, appended to `bytes`; `false` when a character stands for no byte.
+pub(super) fn decode_into(table: &[Option<u8>; 0x144], spelling: &str, bytes: &mut Vec<u8>) -> bool {
+    spelling.chars().all(|c| match table.get(c as usize) {
+        Some(&Some(byte)) => {
+            bytes.push(byte);
+            true
+        }
+        _ => false,
+    })
 }
 
 #[cfg(test)]
