@@ -307,10 +307,12 @@ impl PageLayout {
         self.value.kind
     }
 
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn key_part(&self) -> Part {
         self.key
     }
 
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn value_part(&self) -> Part {
         self.value
     }

@@ -79,7 +79,9 @@ pub struct AttendInput<'a> {
 #[derive(Default, Debug)]
 pub struct AttendScratch {
     floats: Vec<f32>,
+    #[cfg(target_arch = "x86_64")]
     queries: Vec<f32>,
+    #[cfg(target_arch = "x86_64")]
     ranges: Vec<Range<usize>>,
     #[cfg(target_arch = "x86_64")]
     tasks: Vec<decode::Task>,
@@ -140,6 +142,13 @@ impl Shape {
             return Err(KernelError::Mismatch { what: "query heads and kv heads", left: q_heads, right: 0 });
         };
         let (key_dim, value_dim) = (first.layout.key_dim(), first.layout.value_dim());
+        if key_dim == 0 || value_dim == 0 {
+            return Err(KernelError::Mismatch {
+                what: "key and value widths, which must not be zero",
+                left: key_dim,
+                right: value_dim,
+            });
+        }
         let group = q_heads / kv_heads;
         expect("query heads against a whole number for each kv head", q_heads, group * kv_heads)?;
         length("the query buffer (m, q_heads, key_dim)", "values", m * q_heads * key_dim, input.q.len())?;
