@@ -1,8 +1,8 @@
 //! Presses: which cached keys are worth keeping.
 //!
 //! A press only scores: one number for each slot of a head, higher means keep. How many slots stay is a
-//! [`budget`](crate::press::budget), when it happens a [`schedule`](crate::press::policy::Schedule), and sinks and
-//! recent tokens are protected by flags in [`select`](crate::press::select), never by special scores.
+//! [`budget`], when it happens a [`schedule`](crate::press::policy::Schedule), and sinks and
+//! recent tokens are protected by flags in [`select`], never by special scores.
 
 pub mod budget;
 pub mod knorm;
