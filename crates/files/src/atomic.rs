@@ -9,14 +9,15 @@ use crate::error::FileError;
 
 /// Written under a temporary name beside the target, renamed by [`AtomicFile::commit`], removed when
 /// dropped before that.
-pub(crate) struct AtomicFile {
+pub struct AtomicFile {
     target: PathBuf,
     temporary: PathBuf,
     file: Option<BufWriter<File>>,
 }
 
 impl AtomicFile {
-    pub(crate) fn create(target: &Path) -> Result<AtomicFile, FileError> {
+    /// A new file that will be `target`; a folder that does not exist or cannot be written is an error.
+    pub fn create(target: &Path) -> Result<AtomicFile, FileError> {
         // The process and a counter: two threads or two processes never share a name.
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let Some(name) = target.file_name() else {
@@ -37,7 +38,7 @@ impl AtomicFile {
     }
 
     /// Flushes to disk and gives the file its name.
-    pub(crate) fn commit(mut self) -> Result<(), FileError> {
+    pub fn commit(mut self) -> Result<(), FileError> {
         let fail = |e| FileError::io(&self.target, "write", e);
         if let Some(writer) = self.file.take() {
             let file = writer.into_inner().map_err(|e| fail(e.into_error()))?;

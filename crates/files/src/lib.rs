@@ -22,6 +22,7 @@ pub mod source;
 mod storage;
 mod tensor;
 
+pub use atomic::AtomicFile;
 pub use error::FileError;
 pub use model_files::ModelFiles;
 pub use tensor::{TensorInfo, UnsupportedTensor};

@@ -10,6 +10,7 @@ mod load;
 mod output;
 mod progress;
 mod prompt;
+mod shown;
 mod signals;
 mod summary;
 mod verbs;

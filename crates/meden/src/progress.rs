@@ -1,13 +1,14 @@
 //! Progress for people who watch: on standard error, and only when that is a terminal.
 
+use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use meden_files::source::Progress;
 
-const BYTES: &str = "{msg}  {bar:28} {bytes:>10} of {total_bytes}  {eta:>4}";
-const TOKENS: &str = "{msg}  {bar:28} {pos:>7} of {len} tokens  {eta:>4}";
+const BYTES: &str = "{msg}  {bar:28} {bytes:>10} of {total_bytes}  {bytes_per_sec:>12}  {eta:>4}";
+const TOKENS: &str = "{msg}  {bar:28} {pos:>7} of {len} tokens  {rate:>7}  {eta:>4}";
 const SPIN: &str = "{spinner} {msg}  {bytes}";
 
 /// A bar that appears when something starts and disappears when it is done.
@@ -51,7 +52,10 @@ fn new_bar(total: Option<u64>, template: &str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
     // The templates are the constants above; one that did not parse would leave the default style.
     if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style.progress_chars("━╸ "));
+        let rate = |state: &ProgressState, out: &mut dyn fmt::Write| {
+            let _ = write!(out, "{:.0}/s", state.pos() as f64 / state.elapsed().as_secs_f64().max(1e-3));
+        };
+        bar.set_style(style.with_key("rate", rate).progress_chars("━╸ "));
     }
     bar
 }

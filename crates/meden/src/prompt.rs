@@ -69,8 +69,7 @@ pub fn encode(opened: &Opened, text: &str, system: Option<&str>, raw: bool) -> a
             let mut messages = Vec::new();
             messages.extend(system.map(|s| message("system", s)));
             messages.push(message("user", text));
-            // The template writes the special tokens itself.
-            (tokenizer.encode(&template.render(&messages, true)?, false)?, false)
+            (tokenizer.encode_prompt(&template.prompt(tokenizer, &messages, true)?)?, false)
         }
         _ => {
             if system.is_some() {

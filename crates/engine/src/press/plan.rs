@@ -69,12 +69,13 @@ impl Plan {
         if pressed == 0 {
             return Err(refuse("every full-attention layer is skipped: nothing is left to press".into()));
         }
-        let floor = (policy.sinks + policy.recents).max(1);
+        let protect = policy.protect();
+        let floor = (protect.sinks + protect.recents).max(1);
         let byte_tokens = match policy.budget {
             Budget::Tokens(tokens) if tokens < floor => {
                 return Err(refuse(format!(
                     "a budget of {tokens} tokens cannot hold {} sinks and {} recents; the smallest is {floor} (or lower --sinks and --recents)",
-                    policy.sinks, policy.recents
+                    protect.sinks, protect.recents
                 )));
             }
             Budget::Bytes(bytes) => {
@@ -86,10 +87,10 @@ impl Plan {
                 let tokens = tokens_of_bytes(bytes, cache);
                 if tokens < floor {
                     return Err(refuse(format!(
-                        "{} cannot hold {} sinks and {} recents in every layer; the smallest budget is {}",
+                        "{} cannot hold {} sinks and {} recents in pages of every head; the smallest budget is {}",
                         policy.budget,
-                        policy.sinks,
-                        policy.recents,
+                        protect.sinks,
+                        protect.recents,
                         Budget::Bytes(bytes_of_tokens(floor, cache).next_multiple_of(1024))
                     )));
                 }

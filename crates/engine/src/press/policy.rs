@@ -185,9 +185,10 @@ impl Policy {
         }
     }
 
-    /// What is protected.
+    /// What is protected. The newest token always survives, but for reference values that do not know that rule.
     pub fn protect(&self) -> Protect {
-        Protect { sinks: self.sinks, recents: self.recents }
+        let newest = usize::from(self.rounding == Rounding::Meden);
+        Protect { sinks: self.sinks, recents: self.recents.max(newest) }
     }
 }
 

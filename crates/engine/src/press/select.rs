@@ -12,7 +12,7 @@ pub struct Protect {
 }
 
 /// Choose `kept` slots of `scores` into `out`, ascending. Forced slots count towards `kept`; if they are more than
-/// that, they all stay. Equal scores go to the lower position; the newest slot always survives.
+/// that, they all stay. Equal scores go to the lower position.
 ///
 /// Errors: the slot of a score that is not a number.
 pub fn select(
@@ -32,7 +32,7 @@ pub fn select(
         return Ok(());
     }
     let sinks = positions.partition_point(|&p| (p as usize) < protect.sinks);
-    let recent_from = slots.saturating_sub(protect.recents.max(usize::from(protect != Protect::default())));
+    let recent_from = slots.saturating_sub(protect.recents);
     let forced = |slot: usize| slot < sinks || slot >= recent_from;
     let mut free: Vec<u32> = Vec::with_capacity(slots);
     for slot in 0..slots {
@@ -90,7 +90,7 @@ mod tests {
     fn sinks_are_positions_not_slots() {
         // positions 0 and 1 were evicted before: nothing is left to protect at the front
         let mut out = Vec::new();
-        select(&[0.0, 1.0, 2.0], &[7, 8, 9], 1, Protect { sinks: 2, recents: 0 }, &mut out).unwrap();
+        select(&[0.0, 1.0, 2.0], &[7, 8, 9], 1, Protect { sinks: 2, recents: 1 }, &mut out).unwrap();
         assert_eq!(out, [2]);
     }
 

@@ -169,6 +169,7 @@ impl Session {
             original.is_some_and(|limit| self.history.len() + ids.len() > limit)
         });
         let mut done = 0;
+        control.report(done, ids.len());
         while done < ids.len() {
             if control.cancelled() {
                 return Err(EngineError::Cancelled { done, total: ids.len() });
@@ -339,11 +340,24 @@ impl Session {
 
     /// Write the session to a file, bound to its model and policy; see [`Session::restore`].
     pub fn save(&self, path: &std::path::Path) -> Result<(), EngineError> {
-        snapshot::save(self, path)
+        self.save_with(path, &serde_json::Value::Null)
+    }
+
+    /// The same, with words of the caller's in the same file: they cannot get apart.
+    pub fn save_with(&self, path: &std::path::Path, note: &serde_json::Value) -> Result<(), EngineError> {
+        snapshot::save(self, path, note)
     }
 
     /// Read a session back. The model must be the one it was saved with.
     pub fn restore(model: Arc<Model>, path: &std::path::Path) -> Result<Session, EngineError> {
+        Ok(snapshot::restore(model, path)?.0)
+    }
+
+    /// The same, with what [`Session::save_with`] put beside it (null after a plain save).
+    pub fn restore_with(
+        model: Arc<Model>,
+        path: &std::path::Path,
+    ) -> Result<(Session, serde_json::Value), EngineError> {
         snapshot::restore(model, path)
     }
 }

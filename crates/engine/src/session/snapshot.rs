@@ -4,15 +4,16 @@
 //! columns (f32) and raw pages, all little-endian in the order of the header; at the end the SHA-256 of everything
 //! before it. Written to a temporary name and renamed, so a half-written file never stands under the final name.
 
-use std::io::{BufWriter, Read, Write};
+use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
+use meden_files::AtomicFile;
 use meden_files::hash::Hash;
 use serde::{Deserialize, Serialize};
 
 use super::{Session, SessionOptions};
-use crate::cache::head::Column;
+use crate::cache::head::{Column, HeadCache};
 use crate::error::EngineError;
 use crate::model::Model;
 
@@ -32,6 +33,8 @@ struct Header {
     own_eviction: Option<usize>,
     counters: Counters,
     heads: Vec<HeadHeader>,
+    #[serde(default)]
+    note: serde_json::Value,
 }
 
 #[derive(Serialize, Deserialize, Default)]
@@ -57,7 +60,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-pub(super) fn save(session: &Session, path: &Path) -> Result<(), EngineError> {
+pub(super) fn save(session: &Session, path: &Path, note: &serde_json::Value) -> Result<(), EngineError> {
     let io = |error: std::io::Error| refuse(path, format!("cannot be written: {error}"));
     let heads = session.cache.layers().iter().flat_map(|l| l.heads());
     let plan = session.plan.as_ref();
@@ -82,36 +85,31 @@ pub(super) fn save(session: &Session, path: &Path) -> Result<(), EngineError> {
                 columns: h.columns().iter().map(|c| c.name.to_string()).collect(),
             })
             .collect(),
+        note: note.clone(),
     };
     let json = serde_json::to_vec(&header).map_err(|error| refuse(path, error.to_string()))?;
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.part", std::process::id()));
-    let temporary = path.with_file_name(name);
-    let write = || -> std::io::Result<()> {
-        let mut out = Hashing { out: BufWriter::new(std::fs::File::create(&temporary)?), hash: Hash::sha256() };
-        out.write_all(MAGIC)?;
-        out.write_all(&(json.len() as u64).to_le_bytes())?;
-        out.write_all(&json)?;
-        for head in heads.clone() {
-            out.write_all(bytemuck::cast_slice(head.positions()))?;
-            out.write_all(bytemuck::cast_slice(head.norms()))?;
-            for column in head.columns() {
-                out.write_all(bytemuck::cast_slice(&column.values))?;
-            }
-            for page in head.pages() {
-                out.write_all(page)?;
-            }
+    let mut file = AtomicFile::create(path)?;
+    write(&mut file, &json, heads).map_err(io)?;
+    Ok(file.commit()?)
+}
+
+fn write<'a>(file: &mut AtomicFile, json: &[u8], heads: impl Iterator<Item = &'a HeadCache>) -> std::io::Result<()> {
+    let mut out = Hashing { out: file, hash: Hash::sha256() };
+    out.write_all(MAGIC)?;
+    out.write_all(&(json.len() as u64).to_le_bytes())?;
+    out.write_all(json)?;
+    for head in heads {
+        out.write_all(bytemuck::cast_slice(head.positions()))?;
+        out.write_all(bytemuck::cast_slice(head.norms()))?;
+        for column in head.columns() {
+            out.write_all(bytemuck::cast_slice(&column.values))?;
         }
-        let sum = out.hash.bytes();
-        out.out.write_all(&sum)?;
-        out.out.flush()?;
-        out.out.get_ref().sync_all()?;
-        std::fs::rename(&temporary, path)
-    };
-    write().map_err(|error| {
-        let _ = std::fs::remove_file(&temporary);
-        io(error)
-    })
+        for page in head.pages() {
+            out.write_all(page)?;
+        }
+    }
+    let sum = out.hash.bytes();
+    out.out.write_all(&sum)
 }
 
 struct Hashing<W: Write> {
@@ -130,7 +128,7 @@ impl<W: Write> Write for Hashing<W> {
     }
 }
 
-pub(super) fn restore(model: Arc<Model>, path: &Path) -> Result<Session, EngineError> {
+pub(super) fn restore(model: Arc<Model>, path: &Path) -> Result<(Session, serde_json::Value), EngineError> {
     let io = |error: std::io::Error| refuse(path, format!("cannot be read: {error}"));
     check_sum(path)?;
     let mut file = std::io::BufReader::new(std::fs::File::open(path).map_err(io)?);
@@ -188,7 +186,7 @@ pub(super) fn restore(model: Arc<Model>, path: &Path) -> Result<Session, EngineE
             head.load(&pages, positions, norms, columns);
         }
     }
-    Ok(session)
+    Ok((session, header.note))
 }
 
 fn read_columns(entry: &HeadHeader, file: &mut impl Read, path: &Path) -> Result<Vec<Column>, EngineError> {

@@ -7,6 +7,7 @@ mod jinja;
 mod logits;
 mod python_json;
 mod sampling;
+mod shield;
 mod stop;
 mod stream;
 mod template;
@@ -14,6 +15,7 @@ mod tokenizer;
 
 pub use error::TextError;
 pub use sampling::{Sampled, Sampler, SamplingConfig};
+pub use shield::Prompt;
 pub use stop::StopStrings;
 pub use stream::StreamDecoder;
 pub use template::{ChatTemplate, Message};

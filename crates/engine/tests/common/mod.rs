@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use meden_engine::{
     Control, KvType, LoadOptions, LogitRows, Model, Policy, PressSpec, Session, SessionOptions, WeightMode,
@@ -84,6 +84,12 @@ pub fn load(path: &Path, weights: WeightMode, threads: usize) -> Arc<Model> {
 /// A tiny random llama of the reference set.
 pub fn tiny(name: &str) -> Option<Arc<Model>> {
     Some(load(&oracle(&format!("tiny/{name}"))?, WeightMode::Native, 2))
+}
+
+/// The same, loaded once a test binary.
+pub fn tiny_once(name: &'static str) -> Option<Arc<Model>> {
+    static MODELS: Mutex<BTreeMap<&'static str, Option<Arc<Model>>>> = Mutex::new(BTreeMap::new());
+    MODELS.lock().unwrap().entry(name).or_insert_with(|| tiny(name)).clone()
 }
 
 /// Where the default model lies, fetched at first use.

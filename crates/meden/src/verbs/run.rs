@@ -8,11 +8,12 @@ use serde::Serialize;
 use crate::args::{CacheArgs, ModelArgs, SamplingArgs};
 use crate::cli::Global;
 use crate::exit::{Exit, usage};
-use crate::generate::{Answer, Events, Finish, Request, TokenLogprob, generate};
+use crate::generate::{Answer, Finish, Request, TokenLogprob, generate};
 use crate::load::{self, Opened};
 use crate::output;
-use crate::progress::{Bar, say};
+use crate::progress::say;
 use crate::prompt::{self, Prompt};
+use crate::shown::Shown;
 use crate::summary::{self, Memory, Timings};
 
 /// Answer one prompt. The answer goes to standard output as it is written, figures to standard error at the end.
@@ -61,29 +62,6 @@ struct Report<'a> {
     logprobs: &'a [TokenLogprob],
 }
 
-/// Shows the answer as it comes, or keeps it for the JSON object.
-struct Shown {
-    stream: bool,
-    bar: Bar,
-}
-
-impl Events for Shown {
-    fn reading(&mut self, done: usize, total: usize) {
-        if done == total {
-            self.bar.clear();
-        } else {
-            self.bar.tokens("reading", done, total);
-        }
-    }
-
-    fn text(&mut self, piece: &str) -> anyhow::Result<()> {
-        if self.stream {
-            output::text(piece)?;
-        }
-        Ok(())
-    }
-}
-
 /// Runs the verb.
 pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     if args.sampling.logprobs > 0 && !global.json {
@@ -95,7 +73,7 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     let loaded = opened.load(&options, (prompt.ids.len() + args.sampling.max_tokens).min(opened.config.context))?;
     let mut session = Session::new(loaded.model.clone(), options)?;
     let request = Request::new(&prompt.ids, prompt.continues, &args.sampling);
-    let mut shown = Shown { stream: !global.json, bar: Bar::new(global.quiet) };
+    let mut shown = Shown::new(global);
     let answer = generate(&mut session, opened.tokenizer.as_ref(), &request, &mut shown)?;
     drop(shown);
 

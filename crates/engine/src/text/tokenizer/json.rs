@@ -79,11 +79,23 @@ impl Json {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// Ids of a text in which special tokens are parsed and `guard`, which breaks those that must not be, is taken out.
+    pub(super) fn encode_guarded(&self, text: &str, guard: char) -> Result<Vec<u32>, TextError> {
+        self.encode_pieces(self.inner.get_added_vocabulary(), text, Some(guard))
+    }
+
     /// Ids of a text in which special tokens are ordinary text.
     pub(super) fn encode_plain(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        self.encode_pieces(&self.plain, text, None)
+    }
+
+    fn encode_pieces(&self, added: &AddedVocabulary, text: &str, remove: Option<char>) -> Result<Vec<u32>, TextError> {
         check_spaces(text)?;
         let encoding = guard(|| {
-            let mut pieces = self.plain.extract_and_normalize(self.inner.get_normalizer(), text);
+            let mut pieces = added.extract_and_normalize(self.inner.get_normalizer(), text);
+            if let Some(remove) = remove {
+                pieces.normalize(|piece| piece.replace(remove, ""))?;
+            }
             if let Some(pre) = self.inner.get_pre_tokenizer() {
                 pre.pre_tokenize(&mut pieces)?;
             }

@@ -14,9 +14,13 @@ mod sentencepiece;
 mod specials;
 mod vocab;
 
+use std::borrow::Cow;
+
+use aho_corasick::AhoCorasick;
 use meden_files::ModelFiles;
 
 use super::error::TextError;
+use super::shield::Prompt;
 use specials::{Part, Specials};
 use vocab::{Kind, Vocab};
 
@@ -34,6 +38,17 @@ pub struct Tokenizer {
     /// Whether the space that encoding put before the text is taken off again.
     strips_space: bool,
     kind: String,
+}
+
+/// How the names of control tokens in a text are read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Read {
+    /// As text.
+    Plain,
+    /// As tokens.
+    Tokens,
+    /// As tokens, unless this character breaks them; it is taken out.
+    Guarded(char),
 }
 
 /// Who encodes.
@@ -61,15 +76,22 @@ enum Encoder {
 }
 
 impl Native {
-    fn encode(&self, vocab: &Vocab, text: &str, control: bool) -> Result<Vec<u32>, TextError> {
+    fn encode(&self, vocab: &Vocab, text: &str, read: Read) -> Result<Vec<u32>, TextError> {
         let mut ids = Vec::with_capacity(text.len() / 4 + 2);
-        for part in self.specials.split(text, control) {
+        for part in self.specials.split(text, read != Read::Plain) {
             match part {
                 Part::Token(id) => ids.push(id),
-                Part::Text(text, at) => match &self.bpe {
-                    Encoder::ByteBpe(bpe) => bpe.encode(vocab, (text, at), self.unknown, &mut ids)?,
-                    Encoder::SentencePiece(model) => model.encode(vocab, (text, at), self.unknown, &mut ids)?,
-                },
+                Part::Text(text, at) => {
+                    let text = match read {
+                        Read::Guarded(guard) if text.contains(guard) => Cow::Owned(text.replace(guard, "")),
+                        _ => Cow::Borrowed(text),
+                    };
+                    let part = (text.as_ref(), at);
+                    match &self.bpe {
+                        Encoder::ByteBpe(bpe) => bpe.encode(vocab, part, self.unknown, &mut ids)?,
+                        Encoder::SentencePiece(model) => model.encode(vocab, part, self.unknown, &mut ids)?,
+                    }
+                }
             }
         }
         Ok(ids)
@@ -107,7 +129,7 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, TextError> {
         match &self.pipeline {
             Pipeline::Native(native) => {
-                let mut ids = native.encode(&self.vocab, text, true)?;
+                let mut ids = native.encode(&self.vocab, text, Read::Tokens)?;
                 if let Some(bos) = self.bos.filter(|bos| add_special && native.add_bos && ids.first() != Some(bos)) {
                     ids.insert(0, bos);
                 }
@@ -127,11 +149,28 @@ impl Tokenizer {
         }
     }
 
+    /// Ids of a prompt that a chat template wrote, or of what follows a part of it that has been read. Nothing is put
+    /// around it: the template writes bos itself.
+    pub fn encode_prompt(&self, prompt: &Prompt) -> Result<Vec<u32>, TextError> {
+        match &self.pipeline {
+            Pipeline::Native(native) => native.encode(&self.vocab, &prompt.text, Read::Guarded(prompt.guard)),
+            Pipeline::Json(json) if prompt.text.contains(prompt.guard) => {
+                json.encode_guarded(&prompt.text, prompt.guard)
+            }
+            Pipeline::Json(json) => json.encode(&prompt.text, false),
+        }
+    }
+
+    /// What finds the names of control tokens in a text; `None` where there is no such token.
+    pub(super) fn control_names(&self) -> Option<&AhoCorasick> {
+        self.vocab.control_names()
+    }
+
     /// Ids of a text in which the names of control tokens are ordinary text: for words that a user or a document
     /// wrote. Nothing is put around it.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, TextError> {
         match &self.pipeline {
-            Pipeline::Native(native) => native.encode(&self.vocab, text, false),
+            Pipeline::Native(native) => native.encode(&self.vocab, text, Read::Plain),
             Pipeline::Json(json) => json.encode_plain(text),
         }
     }

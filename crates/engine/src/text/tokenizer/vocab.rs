@@ -5,7 +5,9 @@
 //! token makes (" Paris"), not the vocabulary's spelling ("ĠParis", "▁Paris").
 
 use std::hash::BuildHasher;
+use std::sync::OnceLock;
 
+use aho_corasick::AhoCorasick;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 /// What a token is for; the numbers are those of `tokenizer.ggml.token_type`.
@@ -55,6 +57,8 @@ pub(super) struct Vocab {
     texts: HashTable<u32>,
     /// All the others, by the way they are written: "<|im_end|>".
     names: HashTable<u32>,
+    /// Finds the names of control tokens in a text; built at first use.
+    control_names: OnceLock<Option<AhoCorasick>>,
 }
 
 impl Vocab {
@@ -67,6 +71,7 @@ impl Vocab {
             hasher: DefaultHashBuilder::default(),
             texts: HashTable::new(),
             names: HashTable::new(),
+            control_names: OnceLock::new(),
         }
     }
 
@@ -78,6 +83,18 @@ impl Vocab {
         self.ends.push(end);
         self.kinds.push(kind);
         true
+    }
+
+    /// What finds the names of control tokens in a text, but for names of one character; `None` without any.
+    pub(super) fn control_names(&self) -> Option<&AhoCorasick> {
+        let build = || {
+            let long = |name: &[u8]| std::str::from_utf8(name).is_ok_and(|name| name.chars().nth(1).is_some());
+            let ids = [Kind::Control, Kind::Unknown].into_iter().flat_map(|kind| self.ids_of(kind));
+            let names: Vec<&[u8]> = ids.map(|id| self.get(id)).filter(|name| long(name)).collect();
+            // The same names are in the automaton that cuts prompts, so they are not too many here.
+            (!names.is_empty()).then(|| AhoCorasick::new(names).ok()).flatten()
+        };
+        self.control_names.get_or_init(build).as_ref()
     }
 
     /// Fills the tables, once all tokens are there. Of tokens with the same bytes, ordinary text comes before

@@ -4,10 +4,10 @@
 //! the session has read, only what is new is tokenised and read. Where it does not (a template that trims answers, an
 //! answer cut at a stop string), the conversation is read again from the start, which is slower and never wrong.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use meden_engine::text::Message;
+use meden_engine::text::{Message, Prompt};
 use meden_engine::{CacheStats, Control, Model, Policy, Session, SessionOptions};
 use serde::{Deserialize, Serialize};
 
@@ -99,13 +99,16 @@ impl<'m> Conversation<'m> {
         let template = self.opened.template.as_ref();
         let template = template.ok_or_else(|| usage("this model has no chat template"))?;
         let tokenizer = self.opened.tokenizer()?;
-        let whole = template.render(&self.said.messages, true)?;
-        let new = self.said.read.as_ref().and_then(|read| whole.strip_prefix(read.as_str()));
+        let whole = template.prompt(tokenizer, &self.said.messages, true)?;
+        let new = self.said.read.as_ref().and_then(|read| whole.text.strip_prefix(read.as_str()));
         let ids = match new {
-            Some(new) => self.said.unread.into_iter().chain(tokenizer.encode(new, false)?).collect(),
+            Some(new) => {
+                let new = Prompt { text: new.to_owned(), guard: whole.guard };
+                self.said.unread.into_iter().chain(tokenizer.encode_prompt(&new)?).collect()
+            }
             None => {
                 self.session = Session::new(self.model.clone(), self.options.clone())?;
-                tokenizer.encode(&whole, false)?
+                tokenizer.encode_prompt(&whole)?
             }
         };
         let (seen, limit) = (self.session.seen(), self.model.config().context);
@@ -126,7 +129,7 @@ impl<'m> Conversation<'m> {
             Finish::StopString => false,
         };
         if complete {
-            self.said.read = Some(whole + &answer.text);
+            self.said.read = Some(whole.text + &answer.text);
             self.said.unread = answer.unread;
         }
         Ok(answer)
@@ -144,36 +147,22 @@ impl<'m> Conversation<'m> {
         Ok(())
     }
 
-    /// Writes the session to `path` and what was said beside it.
+    /// Writes the session, and what was said, to one file.
     pub fn save(&self, path: &Path) -> anyhow::Result<()> {
         if self.session.seen() == 0 {
             return Err(usage("/save: nothing has been said yet"));
         }
-        self.session.save(path)?;
-        let beside = words_of(path);
-        let text = serde_json::to_string_pretty(&self.said)?;
-        std::fs::write(&beside, text)
-            .map_err(|e| failure(Exit::BadFile, format!("{}: cannot write it: {e}", beside.display())))
+        Ok(self.session.save_with(path, &serde_json::to_value(&self.said)?)?)
     }
 
     /// Goes on with a conversation that [`Conversation::save`] wrote. On failure nothing changes.
     pub fn load(&mut self, path: &Path) -> anyhow::Result<()> {
-        let beside = words_of(path);
-        let text = std::fs::read_to_string(&beside).map_err(|e| {
-            failure(Exit::BadFile, format!("{}: cannot read it: {e}; give the file that /save wrote", beside.display()))
+        let (session, note) = Session::restore_with(self.model.clone(), path)?;
+        let said = serde_json::from_value(note).map_err(|_| {
+            let why = "a saved session without a conversation; give a file that /save wrote";
+            failure(Exit::BadFile, format!("{}: {why}", path.display()))
         })?;
-        let said: Said = serde_json::from_str(&text)
-            .map_err(|e| failure(Exit::BadFile, format!("{}: not a saved conversation: {e}", beside.display())))?;
-        self.session = Session::restore(self.model.clone(), path)?;
-        self.options = self.session.options().clone();
-        self.said = said;
+        (self.options, self.session, self.said) = (session.options().clone(), session, said);
         Ok(())
     }
-}
-
-/// Where the words of a saved session stand: `FILE.chat.json`.
-fn words_of(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".chat.json");
-    PathBuf::from(name)
 }

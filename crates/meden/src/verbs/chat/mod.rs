@@ -14,8 +14,9 @@ use serde_json::json;
 use crate::args::{CacheArgs, ModelArgs, SamplingArgs};
 use crate::cli::Global;
 use crate::exit::{Exit, one_line, usage};
-use crate::generate::{Answer, Events, Finish};
+use crate::generate::{Answer, Finish};
 use crate::progress::{Bar, say};
+use crate::shown::Shown;
 use crate::summary::{self, Memory};
 use crate::{load, output, signals};
 use command::Command;
@@ -37,29 +38,6 @@ pub struct Args {
     sampling: SamplingArgs,
     #[command(flatten)]
     cache: CacheArgs,
-}
-
-/// Shows an answer as it comes.
-struct Shown {
-    stream: bool,
-    bar: Bar,
-}
-
-impl Events for Shown {
-    fn reading(&mut self, done: usize, total: usize) {
-        if done == total {
-            self.bar.clear();
-        } else {
-            self.bar.tokens("reading", done, total);
-        }
-    }
-
-    fn text(&mut self, piece: &str) -> anyhow::Result<()> {
-        if self.stream {
-            output::text(piece)?;
-        }
-        Ok(())
-    }
 }
 
 /// The one object of `meden chat --json`, printed when the input has ended.
@@ -133,7 +111,7 @@ fn speak(
     sampling: &SamplingArgs,
     global: Global,
 ) -> anyhow::Result<Option<Finish>> {
-    let mut shown = Shown { stream: !global.json, bar: Bar::new(global.quiet) };
+    let mut shown = Shown::new(global);
     let answer = chat.turn(line, sampling, &mut shown)?;
     drop(shown);
     if !global.json {

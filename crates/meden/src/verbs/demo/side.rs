@@ -137,7 +137,7 @@ pub fn run(spec: &SideSpec) -> anyhow::Result<Exit> {
     let peak_is_after_loading = memory::reset_peak();
 
     let slab = Arc::clone(session.cache().slab());
-    let mut told = Told { slab, curve: vec![(0, 0)], failed: None };
+    let mut told = Told { slab, curve: Vec::new(), failed: None };
     let request = Request {
         ids: &prompt.ids,
         continues: prompt.continues,
