@@ -21,6 +21,7 @@ pub use model::{LoadOptions, Model, WeightMode};
 pub use press::budget::{Budget, SkipOverflow};
 pub use press::policy::{Policy, Rounding, Schedule};
 pub use press::{Press, PressSpec};
+pub use session::batch::{BatchItem, forward_batch};
 pub use session::control::Control;
 pub use session::{LogitRows, Session, SessionOptions};
 

@@ -10,6 +10,7 @@ mod cores;
 pub mod dtype;
 mod error;
 pub mod isa;
+pub mod limits;
 pub mod matmul;
 pub mod mem;
 pub mod ops;

@@ -3,7 +3,7 @@
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::exit::Exit;
-use crate::verbs::{chat, completions, demo, eval, inspect, man, pull, run, tokenize};
+use crate::verbs::{bench, chat, completions, demo, eval, inspect, man, pull, run, tokenize};
 
 const ABOUT: &str = "Language models in bounded memory, on the CPU.";
 
@@ -57,6 +57,8 @@ pub enum Verb {
     /// Judge a model or a press
     #[command(subcommand)]
     Eval(eval::Verb),
+    /// Measure prefill and decode speed and memory, and what the machine could do
+    Bench(bench::Args),
     /// Print a completion script for a shell
     Completions(completions::Args),
     /// Print the manual page

@@ -3,6 +3,7 @@
 //! Terminals, standard streams, signals and exit codes are known here and nowhere below.
 
 mod args;
+mod child;
 mod cli;
 mod exit;
 mod generate;
@@ -55,6 +56,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Verb::Inspect(args) => verbs::inspect::run(args, global),
         Verb::Pull(args) => verbs::pull::run(args, global),
         Verb::Eval(verb) => verbs::eval::run(verb, global),
+        Verb::Bench(args) => verbs::bench::run(args, global),
         Verb::Completions(args) => verbs::completions::run(args, global),
         Verb::Man(args) => verbs::man::run(args, global),
     }

@@ -9,6 +9,7 @@ use meden_files::source::Progress;
 
 const BYTES: &str = "{msg}  {bar:28} {bytes:>10} of {total_bytes}  {bytes_per_sec:>12}  {eta:>4}";
 const TOKENS: &str = "{msg}  {bar:28} {pos:>7} of {len} tokens  {rate:>7}  {eta:>4}";
+const RUNS: &str = "{msg}  {bar:28} {pos} of {len} runs  {eta:>4}";
 const SPIN: &str = "{spinner} {msg}  {bytes}";
 
 /// A bar that appears when something starts and disappears when it is done.
@@ -31,6 +32,16 @@ impl Bar {
         let bar = self.bar.get_or_insert_with(|| new_bar(Some(total as u64), TOKENS));
         bar.set_message(what.to_owned());
         bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    }
+
+    /// Shows how far a count of runs is.
+    pub fn runs(&mut self, what: &str, done: usize, total: usize) {
+        if !self.visible {
+            return;
+        }
+        let bar = self.bar.get_or_insert_with(|| new_bar(Some(total as u64), RUNS));
+        bar.set_message(what.to_owned());
         bar.set_position(done as u64);
     }
 

@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use meden_kernels::attention::PageLayout;
-use meden_kernels::mem::{PageBuf, Slab};
+use meden_kernels::attention::{HeadView, PageLayout};
+use meden_kernels::mem::{PageTable, Slab};
 
 /// A per-slot number that a press may ask for; it moves with its slot through compaction, fork, save and rewind.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,7 +32,7 @@ pub struct PageSide {
 pub struct HeadCache {
     layout: PageLayout,
     slab: Arc<Slab>,
-    pages: Vec<Arc<PageBuf>>,
+    pages: PageTable,
     positions: Vec<u32>,
     norms: Vec<f32>,
     columns: Vec<Column>,
@@ -45,7 +45,7 @@ impl HeadCache {
         HeadCache {
             layout,
             slab,
-            pages: Vec::new(),
+            pages: PageTable::default(),
             positions: Vec::new(),
             norms: Vec::new(),
             columns: Vec::new(),
@@ -79,8 +79,13 @@ impl HeadCache {
     }
 
     /// Pages in use.
-    pub fn pages(&self) -> &[Arc<PageBuf>] {
-        &self.pages
+    pub fn pages(&self) -> &[&[u8]] {
+        self.pages.slices()
+    }
+
+    /// The head as the attention kernel reads it.
+    pub fn view(&self) -> HeadView<'_> {
+        HeadView { layout: self.layout, pages: self.pages.slices(), positions: &self.positions }
     }
 
     /// The column of that name, if a press has added it.
@@ -115,13 +120,13 @@ impl HeadCache {
     /// Read the key of a slot back as f32 (rounded to the cache's type). `out` is `key_dim` long.
     pub fn key(&self, slot: usize, out: &mut [f32]) {
         let (page, at) = self.place(slot);
-        self.layout.read_key(&self.pages[page], at, out);
+        self.layout.read_key(self.pages()[page], at, out);
     }
 
     /// Read the value of a slot back as f32. `out` is `value_dim` long.
     pub fn value(&self, slot: usize, out: &mut [f32]) {
         let (page, at) = self.place(slot);
-        self.layout.read_value(&self.pages[page], at, out);
+        self.layout.read_value(self.pages()[page], at, out);
     }
 
     fn place(&self, slot: usize) -> (usize, usize) {
@@ -133,7 +138,7 @@ impl HeadCache {
         debug_assert!(self.positions.last().is_none_or(|&last| last < position));
         let (page, at) = self.place(self.positions.len());
         if page == self.pages.len() {
-            self.pages.push(Arc::new(self.slab.alloc()));
+            self.pages.push(self.slab.alloc());
             for side in &mut self.sides {
                 side.pages.push(None);
             }
@@ -148,17 +153,11 @@ impl HeadCache {
     }
 
     /// The page for writing: a page shared with a fork is copied first.
-    fn page_mut(&mut self, page: usize) -> &mut PageBuf {
+    fn page_mut(&mut self, page: usize) -> &mut [u8] {
         for side in &mut self.sides {
             side.pages[page] = None;
         }
-        if Arc::get_mut(&mut self.pages[page]).is_none() {
-            let mut copy = self.slab.alloc();
-            copy.copy_from_slice(&self.pages[page]);
-            self.pages[page] = Arc::new(copy);
-        }
-        // The line above made this session the only owner.
-        Arc::get_mut(&mut self.pages[page]).expect("a page just copied has one owner")
+        self.pages.page_mut(page, &self.slab)
     }
 
     /// Keep the slots named in `keep` (ascending), drop the others; kept slots move down inside the head in place
@@ -186,7 +185,7 @@ impl HeadCache {
         if from_page == to_page {
             layout.move_slot(self.page_mut(to_page), from_at, to_at);
         } else {
-            let source = self.pages[from_page].clone(); // a second owner of the source page only, never of the target
+            let source = self.pages.share(from_page); // a second owner of the source page only, never of the target
             layout.copy_slot(&source, from_at, self.page_mut(to_page), to_at);
         }
     }
@@ -230,7 +229,7 @@ impl HeadCache {
         if whole == 0 {
             return 0;
         }
-        self.pages.drain(..whole);
+        self.pages.drop_front(whole);
         self.positions.drain(..whole * tokens);
         self.norms.drain(..whole * tokens);
         for column in &mut self.columns {
@@ -256,19 +255,17 @@ impl HeadCache {
 
     /// Pages that this head shares with a fork.
     pub fn shared_pages(&self) -> usize {
-        self.pages.iter().filter(|p| Arc::strong_count(p) > 1).count()
+        self.pages.shared()
     }
 
     /// Rebuild a head from a saved session: raw pages and what travels beside them.
     pub(crate) fn load(&mut self, pages: &[u8], positions: Vec<u32>, norms: Vec<f32>, columns: Vec<Column>) {
-        self.pages = pages
-            .chunks_exact(self.layout.page_bytes())
-            .map(|bytes| {
-                let mut page = self.slab.alloc();
-                page.copy_from_slice(bytes);
-                Arc::new(page)
-            })
-            .collect();
+        self.pages = PageTable::default();
+        for bytes in pages.chunks_exact(self.layout.page_bytes()) {
+            let mut page = self.slab.alloc();
+            page.copy_from_slice(bytes);
+            self.pages.push(page);
+        }
         self.positions = positions;
         self.norms = norms;
         self.columns = columns;

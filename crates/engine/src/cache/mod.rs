@@ -121,13 +121,7 @@ impl LayerCache {
 
     /// Hand the heads to the attention kernel.
     pub fn with_views<R>(&self, f: impl FnOnce(&[HeadView<'_>]) -> R) -> R {
-        let pages: Vec<Vec<&[u8]>> = self.heads.iter().map(|h| h.pages().iter().map(|p| &p[..]).collect()).collect();
-        let views: Vec<HeadView<'_>> = self
-            .heads
-            .iter()
-            .zip(&pages)
-            .map(|(head, pages)| HeadView { layout: head.layout(), pages, positions: head.positions() })
-            .collect();
+        let views: Vec<HeadView<'_>> = self.heads.iter().map(HeadCache::view).collect();
         f(&views)
     }
 }

@@ -29,6 +29,8 @@ pub(crate) struct Scratch {
     up: Vec<f32>,     // (tokens, intermediate)
     logits: Vec<f32>, // (rows, vocab)
     positions: Vec<u32>,
+    wanted: Vec<usize>, // rows whose logits are wanted
+    wanted_positions: Vec<u32>,
     tables: Vec<RopeTable>,
     activations: Option<Activations>,
     attend: AttendScratch,
@@ -37,61 +39,73 @@ pub(crate) struct Scratch {
 /// Rows of logits computed at a time, so that a long text with a large vocabulary needs little memory.
 const LOGIT_ROWS: usize = 32;
 
-/// One piece of work.
-pub(crate) struct Piece<'a> {
+/// The tokens of one session in a pass, and what of the session they touch.
+pub(crate) struct Segment<'a> {
     /// Token ids.
     pub ids: &'a [u32],
     /// Tokens seen before.
     pub seen: usize,
     /// Which moment of the session this is, for the press.
     pub moment: Moment,
-    /// Rotate with the long factors where the model has them.
-    pub long_rope: bool,
     /// First row whose logits are wanted (`ids.len()` for none).
     pub logits_from: usize,
+    /// Where keys and values go.
+    pub cache: &'a mut KvCache,
+    /// What keeps the cache small.
+    pub plan: Option<&'a mut Plan>,
 }
 
-/// What a piece works on besides the model.
-pub(crate) struct State<'a> {
-    pub cache: &'a mut KvCache,
-    pub plan: Option<&'a mut Plan>,
+/// One pass of the model over the tokens of one or more sessions, whose rows follow each other: weights are read once
+/// for all, attention and presses stay with each session. No row depends on the others in the pass.
+pub(crate) struct Pass<'a, 's> {
+    /// The sessions, in the order of their rows.
+    pub segments: &'a mut [Segment<'s>],
+    /// Rotate with the long factors where the model has them.
+    pub long_rope: bool,
+    /// Buffers.
     pub scratch: &'a mut Scratch,
+    /// Who looks.
     pub hooks: &'a mut HookPlan,
 }
 
 impl Model {
-    /// Run a piece. On an error the caller has to take the piece's tokens out of the cache again.
+    /// Run a pass. `emit` is told each wanted row of logits with its number among all rows of the pass. On an error
+    /// the caller has to take the pass's tokens out of the caches again.
     pub(crate) fn run(
         &self,
-        piece: &Piece<'_>,
-        state: &mut State<'_>,
+        pass: &mut Pass<'_, '_>,
         control: &mut Control<'_>,
         emit: Emit<'_>,
     ) -> Result<(), EngineError> {
-        self.embed(piece, state.scratch)?;
+        self.embed(pass)?;
         for layer in 0..self.config.layers {
             if control.cancelled() {
-                return Err(EngineError::Cancelled { done: 0, total: piece.ids.len() });
+                return Err(EngineError::Cancelled { done: 0, total: pass.scratch.positions.len() });
             }
-            self.block(layer, piece, state, &mut control.hooks)?;
+            self.block(layer, pass, &mut control.hooks)?;
         }
-        let next = (piece.seen + piece.ids.len()) as u32;
-        for layer in 0..self.config.layers {
-            state.cache.layer_mut(layer).slide(next);
+        for segment in &mut *pass.segments {
+            let next = (segment.seen + segment.ids.len()) as u32;
+            for layer in 0..self.config.layers {
+                segment.cache.layer_mut(layer).slide(next);
+            }
         }
-        self.logits(piece, state, &mut control.hooks, emit)
+        self.logits(pass, &mut control.hooks, emit)
     }
 
-    fn embed(&self, piece: &Piece<'_>, s: &mut Scratch) -> Result<(), EngineError> {
-        let (tokens, hidden) = (piece.ids.len(), self.config.hidden);
+    fn embed(&self, pass: &mut Pass<'_, '_>) -> Result<(), EngineError> {
+        let (s, hidden) = (&mut *pass.scratch, self.config.hidden);
         s.positions.clear();
-        s.positions.extend((0..tokens).map(|t| (piece.seen + t) as u32));
+        for segment in &*pass.segments {
+            s.positions.extend((0..segment.ids.len()).map(|t| (segment.seen + t) as u32));
+        }
         s.tables.resize_with(self.config.ropes.len(), RopeTable::default);
         for (rope, table) in self.config.ropes.iter().zip(&mut s.tables) {
-            rope.fill(&s.positions, piece.long_rope, table);
+            rope.fill(&s.positions, pass.long_rope, table);
         }
-        s.x.resize(tokens * hidden, 0.0);
-        for (&id, row) in piece.ids.iter().zip(s.x.chunks_exact_mut(hidden)) {
+        s.x.resize(s.positions.len() * hidden, 0.0);
+        let ids = pass.segments.iter().flat_map(|segment| segment.ids);
+        for (&id, row) in ids.zip(s.x.chunks_exact_mut(hidden)) {
             if id as usize >= self.config.vocab {
                 return Err(EngineError::TokenId { id, vocab: self.config.vocab });
             }
@@ -103,50 +117,41 @@ impl Model {
         Ok(())
     }
 
-    fn block(
-        &self,
-        layer: usize,
-        piece: &Piece<'_>,
-        state: &mut State<'_>,
-        hooks: &mut [&mut dyn Hook],
-    ) -> Result<(), EngineError> {
+    fn block(&self, layer: usize, pass: &mut Pass<'_, '_>, hooks: &mut [&mut dyn Hook]) -> Result<(), EngineError> {
         let (pool, isa, c) = (self.pool(), self.isa(), &self.config);
         let block = &self.blocks[layer];
-        let tokens = piece.ids.len();
-        state.visit(Site::ResidPre, layer, hooks, |s| &mut s.x)?;
+        pass.visit(Site::ResidPre, layer, hooks, |s| &mut s.x)?;
 
-        self.attention(layer, tokens, state, hooks)?;
-        if let Some(plan) = state.plan.as_deref_mut() {
-            plan.act(layer, state.cache.layer_mut(layer), piece.seen + tokens, piece.moment)?;
+        self.attention(layer, pass, hooks)?;
+        for segment in &mut *pass.segments {
+            if let Some(plan) = segment.plan.as_deref_mut() {
+                let seen = segment.seen + segment.ids.len();
+                plan.act(layer, segment.cache.layer_mut(layer), seen, segment.moment)?;
+            }
         }
         if let Some(norm) = &block.post_attention_norm {
-            ops::rms_norm_inplace(pool, isa, &mut state.scratch.h, norm, c.norm_eps);
+            ops::rms_norm_inplace(pool, isa, &mut pass.scratch.h, norm, c.norm_eps);
         }
-        state.visit(Site::AttnOut, layer, hooks, |s| &mut s.h)?;
-        ops::add(pool, isa, &mut state.scratch.x, &state.scratch.h);
-        state.visit(Site::ResidMid, layer, hooks, |s| &mut s.x)?;
+        pass.visit(Site::AttnOut, layer, hooks, |s| &mut s.h)?;
+        ops::add(pool, isa, &mut pass.scratch.x, &pass.scratch.h);
+        pass.visit(Site::ResidMid, layer, hooks, |s| &mut s.x)?;
 
-        self.mlp(layer, block, state, hooks)?;
+        self.mlp(layer, block, pass, hooks)?;
         if let Some(norm) = &block.post_mlp_norm {
-            ops::rms_norm_inplace(pool, isa, &mut state.scratch.h, norm, c.norm_eps);
+            ops::rms_norm_inplace(pool, isa, &mut pass.scratch.h, norm, c.norm_eps);
         }
-        state.visit(Site::MlpOut, layer, hooks, |s| &mut s.h)?;
-        ops::add(pool, isa, &mut state.scratch.x, &state.scratch.h);
-        state.visit(Site::ResidPost, layer, hooks, |s| &mut s.x)
+        pass.visit(Site::MlpOut, layer, hooks, |s| &mut s.h)?;
+        ops::add(pool, isa, &mut pass.scratch.x, &pass.scratch.h);
+        pass.visit(Site::ResidPost, layer, hooks, |s| &mut s.x)
     }
 
     /// Attention of one layer: reads `x`, leaves what the output projection gives in `h`.
-    fn attention(
-        &self,
-        layer: usize,
-        tokens: usize,
-        state: &mut State<'_>,
-        hooks: &mut [&mut dyn Hook],
-    ) -> Result<(), EngineError> {
+    fn attention(&self, layer: usize, pass: &mut Pass<'_, '_>, hooks: &mut [&mut dyn Hook]) -> Result<(), EngineError> {
         let (pool, isa, c) = (self.pool(), self.isa(), &self.config);
         let (block, dim) = (&self.blocks[layer], c.head_dim);
         let a = &block.attention;
-        let s = &mut *state.scratch;
+        let s = &mut *pass.scratch;
+        let tokens = s.positions.len();
         let act = s.activations.get_or_insert_with(Activations::new);
         s.h.resize(tokens * c.hidden, 0.0);
         s.q.resize(tokens * c.q_heads * dim, 0.0);
@@ -172,20 +177,29 @@ impl Model {
         let (table, rotated) = (&s.tables[how.rope], c.ropes[how.rope].rotated());
         ops::rope(pool, isa, &mut s.q, dim, &table.cos, &table.sin, rotated);
         ops::rope(pool, isa, &mut s.k, dim, &table.cos, &table.sin, rotated);
-        state.visit(Site::Q, layer, hooks, |s| &mut s.q)?;
-        state.visit(Site::K, layer, hooks, |s| &mut s.k)?;
-        state.visit(Site::V, layer, hooks, |s| &mut s.v)?;
+        pass.visit(Site::Q, layer, hooks, |s| &mut s.q)?;
+        pass.visit(Site::K, layer, hooks, |s| &mut s.k)?;
+        pass.visit(Site::V, layer, hooks, |s| &mut s.v)?;
 
-        let s = &mut *state.scratch;
-        state.cache.layer_mut(layer).append(&s.positions, &s.k, &s.v);
+        let s = &mut *pass.scratch;
         let params = AttendParams { scale: c.attention_scale, softcap: c.attention_softcap, window: how.window };
-        state.cache.layers()[layer].with_views(|heads| {
-            let input = AttendInput { q: &s.q, q_positions: &s.positions, q_heads: c.q_heads, heads, params };
-            attend(pool, isa, &input, &mut s.z, None, &mut s.attend)
-        })?;
-        state.visit(Site::Z, layer, hooks, |s| &mut s.z)?;
+        let mut first = 0;
+        for segment in &mut *pass.segments {
+            let rows = first..first + segment.ids.len();
+            first = rows.end;
+            let of = |width: usize| rows.start * width..rows.end * width;
+            let (q_width, kv_width) = (c.q_heads * dim, c.kv_heads * dim);
+            let q_positions = &s.positions[rows.clone()];
+            segment.cache.layer_mut(layer).append(q_positions, &s.k[of(kv_width)], &s.v[of(kv_width)]);
+            let (q, z) = (&s.q[of(q_width)], &mut s.z[of(q_width)]);
+            segment.cache.layers()[layer].with_views(|heads| {
+                let input = AttendInput { q, q_positions, q_heads: c.q_heads, heads, params };
+                attend(pool, isa, &input, z, None, &mut s.attend)
+            })?;
+        }
+        pass.visit(Site::Z, layer, hooks, |s| &mut s.z)?;
 
-        let s = &mut *state.scratch;
+        let s = &mut *pass.scratch;
         self.project(&a.o, &s.z, &mut s.h, &mut s.activations)
     }
 
@@ -194,11 +208,11 @@ impl Model {
         &self,
         layer: usize,
         block: &Block,
-        state: &mut State<'_>,
+        pass: &mut Pass<'_, '_>,
         hooks: &mut [&mut dyn Hook],
     ) -> Result<(), EngineError> {
         let (pool, isa, c) = (self.pool(), self.isa(), &self.config);
-        let s = &mut *state.scratch;
+        let s = &mut *pass.scratch;
         let act = s.activations.get_or_insert_with(Activations::new);
         let tokens = s.x.len() / c.hidden;
         s.gate.resize(tokens * c.intermediate, 0.0);
@@ -213,8 +227,8 @@ impl Model {
             Activation::Silu => ops::silu_mul(pool, isa, &mut s.gate, &s.up),
             Activation::GeluTanh => ops::gelu_tanh_mul(pool, isa, &mut s.gate, &s.up),
         }
-        state.visit(Site::MlpAct, layer, hooks, |s| &mut s.gate)?;
-        let s = &mut *state.scratch;
+        pass.visit(Site::MlpAct, layer, hooks, |s| &mut s.gate)?;
+        let s = &mut *pass.scratch;
         self.project(&m.down, &s.gate, &mut s.h, &mut s.activations)
     }
 
@@ -239,32 +253,33 @@ impl Model {
     }
 
     /// Final norm and unembedding of the wanted rows, a few at a time.
-    fn logits(
-        &self,
-        piece: &Piece<'_>,
-        state: &mut State<'_>,
-        hooks: &mut [&mut dyn Hook],
-        emit: Emit<'_>,
-    ) -> Result<(), EngineError> {
+    fn logits(&self, pass: &mut Pass<'_, '_>, hooks: &mut [&mut dyn Hook], emit: Emit<'_>) -> Result<(), EngineError> {
         let (pool, isa, c) = (self.pool(), self.isa(), &self.config);
-        let (tokens, layers) = (piece.ids.len(), c.layers);
-        let mut from = piece.logits_from;
-        while from < tokens {
-            let rows = LOGIT_ROWS.min(tokens - from);
-            let s = &mut *state.scratch;
-            s.h.resize(rows * c.hidden, 0.0);
-            let x = &s.x[from * c.hidden..(from + rows) * c.hidden];
-            ops::rms_norm(pool, isa, x, &self.final_norm, c.norm_eps, &mut s.h);
-            let positions: Vec<u32> = s.positions[from..from + rows].to_vec();
-            state.hooks.visit(hooks, (Site::FinalNorm, layers), &positions, &mut s.h)?;
-            s.logits.resize(rows * c.vocab, 0.0);
-            self.unembed(&s.h, &mut s.logits, &mut s.activations)?;
-            state.hooks.visit(hooks, (Site::Logits, layers), &positions, &mut s.logits)?;
-            for (row, values) in s.logits.chunks_exact(c.vocab).enumerate() {
-                emit(from + row, values)?;
-            }
-            from += rows;
+        let mut wanted = std::mem::take(&mut pass.scratch.wanted);
+        wanted.clear();
+        let mut first = 0;
+        for segment in &*pass.segments {
+            wanted.extend(first + segment.logits_from..first + segment.ids.len());
+            first += segment.ids.len();
         }
+        for rows in wanted.chunks(LOGIT_ROWS) {
+            let s = &mut *pass.scratch;
+            s.h.clear();
+            s.wanted_positions.clear();
+            for &row in rows {
+                s.h.extend_from_slice(&s.x[row * c.hidden..(row + 1) * c.hidden]);
+                s.wanted_positions.push(s.positions[row]);
+            }
+            ops::rms_norm_inplace(pool, isa, &mut s.h, &self.final_norm, c.norm_eps);
+            pass.hooks.visit(hooks, (Site::FinalNorm, c.layers), &s.wanted_positions, &mut s.h)?;
+            s.logits.resize(rows.len() * c.vocab, 0.0);
+            self.unembed(&s.h, &mut s.logits, &mut s.activations)?;
+            pass.hooks.visit(hooks, (Site::Logits, c.layers), &s.wanted_positions, &mut s.logits)?;
+            for (&row, values) in rows.iter().zip(s.logits.chunks_exact(c.vocab)) {
+                emit(row, values)?;
+            }
+        }
+        pass.scratch.wanted = wanted;
         Ok(())
     }
 
@@ -285,7 +300,7 @@ impl Model {
     }
 }
 
-impl State<'_> {
+impl Pass<'_, '_> {
     /// Show one of the buffers to the hooks that want this place.
     fn visit(
         &mut self,

@@ -3,6 +3,7 @@
 //! A session can be continued, forked (pages are shared until one side writes), rewound, saved and restored. A
 //! failed or cancelled call leaves it as it was before the piece it failed in.
 
+pub mod batch;
 pub mod control;
 mod snapshot;
 mod stats;
@@ -14,12 +15,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::KvCache;
 use crate::error::EngineError;
-use crate::hook::HookPlan;
 use crate::model::Model;
-use crate::model::forward::{Piece, Scratch, State};
+use crate::model::forward::Scratch;
 use crate::press::PressPoint;
-use crate::press::plan::{Moment, Plan};
+use crate::press::plan::Plan;
 use crate::press::policy::Policy;
+use batch::{BatchItem, forward_batch};
 use control::{Control, Emit};
 
 /// How a session keeps its cache.
@@ -161,57 +162,8 @@ impl Session {
         control: &mut Control<'_>,
         emit: Emit<'_>,
     ) -> Result<(), EngineError> {
-        self.check(ids)?;
-        let mut hooks = HookPlan::compile(&control.hooks, self.model.config().layers)?;
-        let first = !self.prefilled;
-        let long_rope = *self.long_rope.get_or_insert_with(|| {
-            let original = self.model.config().ropes.iter().find_map(|r| r.original());
-            original.is_some_and(|limit| self.history.len() + ids.len() > limit)
-        });
-        let mut done = 0;
-        control.report(done, ids.len());
-        while done < ids.len() {
-            if control.cancelled() {
-                return Err(EngineError::Cancelled { done, total: ids.len() });
-            }
-            let left = ids.len() - done;
-            let seen = self.history.len();
-            let mut moment = if first { Moment::PrefillChunk } else { Moment::Decode };
-            let mut take = left.min(self.options.prefill_chunk);
-            if let Some(plan) = &self.plan {
-                let held = self.longest_pressed();
-                take = take.min(plan.piece(moment, left, seen, held));
-            }
-            if first && take == left {
-                moment = Moment::PrefillEnd;
-            }
-            let last = take == left;
-            let logits_from = match rows {
-                LogitRows::All => 0,
-                LogitRows::Last if last => take - 1,
-                _ => take,
-            };
-            let piece = Piece { ids: &ids[done..done + take], seen, moment, long_rope, logits_from };
-            let mut state = State {
-                cache: &mut self.cache,
-                plan: self.plan.as_mut(),
-                scratch: &mut self.scratch,
-                hooks: &mut hooks,
-            };
-            let result = self.model.run(&piece, &mut state, control, &mut |row, values| emit(done + row, values));
-            if let Err(error) = result {
-                self.take_out(seen);
-                return Err(match error {
-                    EngineError::Cancelled { .. } => EngineError::Cancelled { done, total: ids.len() },
-                    other => other,
-                });
-            }
-            self.history.extend_from_slice(&ids[done..done + take]);
-            done += take;
-            control.report(done, ids.len());
-        }
-        self.prefilled = true;
-        hooks.check_fired(&control.hooks)
+        let mut item = [BatchItem { session: self, ids, rows }];
+        forward_batch(&mut item, control, &mut |_, token, values| emit(token, values))
     }
 
     fn check(&self, ids: &[u32]) -> Result<(), EngineError> {

@@ -111,6 +111,11 @@ impl Matrix {
         }
     }
 
+    /// Bytes of its values as stored, wherever they are.
+    pub fn data_bytes(&self) -> usize {
+        self.rows * self.row_bytes
+    }
+
     /// Dequantises row `r` into `out`: an embedding lookup. Touches the one panel that holds the row.
     ///
     /// # Panics

@@ -8,9 +8,11 @@ mod mapped;
 mod os;
 mod pages;
 mod slab;
+mod table;
 
 pub use mapped::MappedFile;
 pub use slab::{PageBuf, Slab};
+pub use table::PageTable;
 
 /// Bytes of an operating system page that sizes and alignments here are multiples of.
 pub const OS_PAGE: usize = 4096;

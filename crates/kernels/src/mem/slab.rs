@@ -266,6 +266,11 @@ impl PageBuf {
     pub fn slab(&self) -> &Arc<Slab> {
         &self.slab
     }
+
+    /// Where its bytes are.
+    pub(super) fn whole(&self) -> NonNull<[u8]> {
+        NonNull::slice_from_raw_parts(self.start, self.slab.page_bytes)
+    }
 }
 
 impl Deref for PageBuf {

@@ -4,7 +4,6 @@
 //! Each side runs in a process of its own, so that the memory shown is that side's alone and as the operating system
 //! counts it. Every figure is measured in this run.
 
-mod child;
 mod document;
 mod side;
 mod view;
@@ -17,9 +16,9 @@ use crate::args::{CacheArgs, ModelArgs};
 use crate::cli::Global;
 use crate::exit::{Exit, failure, usage};
 use crate::progress::{Bar, say};
-use crate::{load, output};
+use crate::{child, load, output};
 use document::Task;
-use side::{SideReport, SideSpec};
+use side::{Event, SideReport, SideSpec};
 
 /// What the pressed side keeps unless flags say otherwise: 43% of the document. Tried on this document and question:
 /// 2,000, 2,048 and 2,400 tokens keep the planted sentence, 1,700 and fewer lose it (docs/kv-compression.md).
@@ -92,5 +91,10 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
 fn measure(name: &str, spec: &SideSpec, global: Global) -> anyhow::Result<SideReport> {
     let mut bar = Bar::new(global.quiet);
     let what = format!("reading, {name:7}");
-    child::run(spec, &mut |done, total| bar.tokens(&what, done, total))
+    let mut result = None;
+    child::run(("demo", "--side"), spec, &mut |event| match event {
+        Event::Reading { done, total } => bar.tokens(&what, done, total),
+        Event::Done(report) => result = Some(*report),
+    })?;
+    result.ok_or_else(|| failure(Exit::Other, "demo: its second process ended without a result; run it again"))
 }

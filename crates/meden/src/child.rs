@@ -1,4 +1,4 @@
-//! The process that measures one side, and the pipe its events come through.
+//! Work in a process of its own, so that the memory measured is that work's alone, and the pipe its lines come through.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -6,9 +6,10 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use anyhow::Context;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::side::{Event, SideReport, SideSpec};
 use crate::exit::{Exit, failure};
 use crate::signals;
 
@@ -26,18 +27,25 @@ impl Drop for Held {
     }
 }
 
-/// Runs one side in a process of its own and returns what it measured.
-pub fn run(spec: &SideSpec, reading: &mut dyn FnMut(usize, usize)) -> anyhow::Result<SideReport> {
-    let program = std::env::current_exe().context("the demo cannot find its own program file")?;
+/// Runs `meden VERB --json --quiet FLAG SPEC` and hands each event it prints to `see`.
+///
+/// # Errors
+/// What the other process says is its error, with its exit code; an interrupt; a process that ends before its work.
+pub fn run<E: DeserializeOwned>(
+    (verb, flag): (&str, &str),
+    spec: &impl Serialize,
+    see: &mut dyn FnMut(E),
+) -> anyhow::Result<()> {
+    let program = std::env::current_exe().with_context(|| format!("{verb} cannot find its own program file"))?;
     let child = Command::new(program)
-        .args(["demo", "--json", "--quiet", "--side", &serde_json::to_string(spec)?])
+        .args([verb, "--json", "--quiet", flag, &serde_json::to_string(spec)?])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .context("the demo cannot start its second process")?;
+        .with_context(|| format!("{verb} cannot start its second process"))?;
     let mut child = Held(child);
-    let pipe = child.0.stdout.take().context("the demo's second process has no output")?;
+    let pipe = child.0.stdout.take().with_context(|| format!("{verb}: the second process has no output"))?;
     let (send, lines) = mpsc::channel();
     let reader = std::thread::spawn(move || {
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {
@@ -46,32 +54,31 @@ pub fn run(spec: &SideSpec, reading: &mut dyn FnMut(usize, usize)) -> anyhow::Re
             }
         }
     });
-    let mut result = None;
     loop {
         match lines.recv_timeout(LOOK) {
-            Ok(line) => match serde_json::from_str::<Event>(&line) {
-                Ok(Event::Reading { done, total }) => reading(done, total),
-                Ok(Event::Done(report)) => result = Some(*report),
+            Ok(line) => match serde_json::from_str::<E>(&line) {
+                Ok(event) => see(event),
                 Err(_) => return Err(refused(&line)),
             },
-            Err(RecvTimeoutError::Timeout) if signals::interrupted() => return Err(interrupted()),
+            Err(RecvTimeoutError::Timeout) if signals::interrupted() => return Err(interrupted(verb)),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }
     // The channel is closed, so the thread has ended or is about to.
     let _ = reader.join();
-    let status = child.0.wait().context("the demo's second process is lost")?;
+    let status = child.0.wait().with_context(|| format!("{verb}: the second process is lost"))?;
     if signals::interrupted() || status.code() == Some(Exit::Interrupted as i32) {
-        return Err(interrupted());
+        return Err(interrupted(verb));
     }
-    result.ok_or_else(|| {
-        failure(Exit::Other, format!("demo: its second process ended without a result ({status}); run it again"))
-    })
+    if status.success() {
+        return Ok(());
+    }
+    Err(failure(Exit::Other, format!("{verb}: its second process ended without a result ({status}); run it again")))
 }
 
-fn interrupted() -> anyhow::Error {
-    failure(Exit::Interrupted, "demo: interrupted; nothing was written")
+fn interrupted(verb: &str) -> anyhow::Error {
+    failure(Exit::Interrupted, format!("{verb}: interrupted; nothing was written"))
 }
 
 /// The error that the other process told in JSON, with its code.

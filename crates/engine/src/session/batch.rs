@@ -1,0 +1,181 @@
+//! Several sessions forward in one pass, so that the weights are read once for all of them.
+//!
+//! A row's results do not depend on the other rows of its pass: products sum in the same order for any number of
+//! rows, and attention, positions, presses and caches are each session's own. So a session gives the same logits, bit
+//! by bit, alone and in any company.
+
+use std::sync::Arc;
+
+use super::control::Control;
+use super::{LogitRows, Session};
+use crate::error::EngineError;
+use crate::hook::HookPlan;
+use crate::model::forward::{Pass, Segment};
+use crate::press::plan::Moment;
+
+/// One session's share of a batch.
+pub struct BatchItem<'a> {
+    /// The session; all sessions of a batch share one model.
+    pub session: &'a mut Session,
+    /// Tokens to read: one to decode, more to prefill. Lengths may differ.
+    pub ids: &'a [u32],
+    /// Which rows of logits are wanted.
+    pub rows: LogitRows,
+}
+
+/// Told each wanted row of logits: the number of its item, of its token in that item's ids, and the values.
+pub type EmitItem<'a> = &'a mut dyn FnMut(usize, usize, &[f32]) -> Result<(), EngineError>;
+
+/// Where an item stands.
+struct Standing {
+    done: usize,
+    first: bool,
+    long_rope: bool,
+}
+
+/// Tokens of one item in one pass.
+struct Taken {
+    item: usize,
+    /// First of them in the item's ids.
+    from: usize,
+    count: usize,
+    moment: Moment,
+    logits_from: usize,
+}
+
+/// Read the tokens of every item. Items advance together, each in pieces as its options and its press ask; one that
+/// has finished leaves the others to go on.
+///
+/// # Errors
+/// Items of different models; hooks together with several items (rows of a site would mix sessions); what
+/// [`Session::score`] refuses. On an error each session stands where its last whole piece ended.
+pub fn forward_batch(
+    items: &mut [BatchItem<'_>],
+    control: &mut Control<'_>,
+    emit: EmitItem<'_>,
+) -> Result<(), EngineError> {
+    let Some(model) = items.first().map(|item| item.session.model.clone()) else { return Ok(()) };
+    check(items, control)?;
+    let mut hooks = HookPlan::compile(&control.hooks, model.config().layers)?;
+    let mut standings: Vec<Standing> = items.iter_mut().map(|item| item.session.stand(item.ids.len())).collect();
+    let total = items.iter().map(|item| item.ids.len()).sum();
+    let mut done = 0;
+    control.report(done, total);
+    while done < total {
+        if control.cancelled() {
+            return Err(EngineError::Cancelled { done, total });
+        }
+        let (taken, long_rope) = next_pass(items, &standings);
+        let mut scratch = std::mem::take(&mut items[taken[0].item].session.scratch);
+        let mut segments = segments(items, &taken);
+        let mut pass = Pass { segments: &mut segments, long_rope, scratch: &mut scratch, hooks: &mut hooks };
+        let mut emit_row = |row: usize, values: &[f32]| {
+            let mut row = row;
+            for t in &taken {
+                if row < t.count {
+                    return emit(t.item, t.from + row, values);
+                }
+                row -= t.count;
+            }
+            Ok(())
+        };
+        let result = model.run(&mut pass, control, &mut emit_row);
+        drop(segments);
+        items[taken[0].item].session.scratch = scratch;
+        for t in &taken {
+            let session = &mut *items[t.item].session;
+            match &result {
+                Ok(()) => {
+                    session.history.extend_from_slice(&items[t.item].ids[t.from..t.from + t.count]);
+                    standings[t.item].done += t.count;
+                    done += t.count;
+                }
+                Err(_) => session.take_out(session.history.len()),
+            }
+        }
+        result.map_err(|error| match error {
+            EngineError::Cancelled { .. } => EngineError::Cancelled { done, total },
+            other => other,
+        })?;
+        control.report(done, total);
+    }
+    for item in items {
+        item.session.prefilled = true;
+    }
+    hooks.check_fired(&control.hooks)
+}
+
+fn check(items: &[BatchItem<'_>], control: &Control<'_>) -> Result<(), EngineError> {
+    let refuse = |value: String, allowed: &str| EngineError::Setting { field: "batch", value, allowed: allowed.into() };
+    if items.len() > 1 && !control.hooks.is_empty() {
+        let value = format!("{} sessions with {} hooks", items.len(), control.hooks.len());
+        return Err(refuse(value, "hooks look at one session at a time"));
+    }
+    for (number, item) in items.iter().enumerate() {
+        if !Arc::ptr_eq(&item.session.model, &items[0].session.model) {
+            return Err(refuse(format!("session {number}"), "sessions of one loaded model"));
+        }
+        item.session.check(item.ids)?;
+    }
+    Ok(())
+}
+
+/// What goes into the next pass: a piece of every item that is not done and rotates as the first of them does.
+fn next_pass(items: &[BatchItem<'_>], standings: &[Standing]) -> (Vec<Taken>, bool) {
+    let open = |i: &usize| standings[*i].done < items[*i].ids.len();
+    let mut taken = Vec::with_capacity(items.len());
+    let mut long_rope = None;
+    for i in (0..items.len()).filter(open) {
+        let standing = &standings[i];
+        if *long_rope.get_or_insert(standing.long_rope) == standing.long_rope {
+            taken.push(items[i].session.next_piece(i, &items[i], standing));
+        }
+    }
+    (taken, long_rope.unwrap_or(false))
+}
+
+fn segments<'a>(items: &'a mut [BatchItem<'_>], taken: &[Taken]) -> Vec<Segment<'a>> {
+    let mut of = taken.iter().peekable();
+    let mut segments = Vec::with_capacity(taken.len());
+    for (number, item) in items.iter_mut().enumerate() {
+        let Some(t) = of.next_if(|t| t.item == number) else { continue };
+        segments.push(Segment {
+            ids: &item.ids[t.from..t.from + t.count],
+            seen: item.session.history.len(),
+            moment: t.moment,
+            logits_from: t.logits_from,
+            cache: &mut item.session.cache,
+            plan: item.session.plan.as_mut(),
+        });
+    }
+    segments
+}
+
+impl Session {
+    fn stand(&mut self, more: usize) -> Standing {
+        let long_rope = *self.long_rope.get_or_insert_with(|| {
+            let original = self.model.config().ropes.iter().find_map(|r| r.original());
+            original.is_some_and(|limit| self.history.len() + more > limit)
+        });
+        Standing { done: 0, first: !self.prefilled, long_rope }
+    }
+
+    fn next_piece(&self, number: usize, item: &BatchItem<'_>, standing: &Standing) -> Taken {
+        let left = item.ids.len() - standing.done;
+        let mut moment = if standing.first { Moment::PrefillChunk } else { Moment::Decode };
+        let mut count = left.min(self.options.prefill_chunk);
+        if let Some(plan) = &self.plan {
+            count = count.min(plan.piece(moment, left, self.history.len(), self.longest_pressed()));
+        }
+        let last = count == left;
+        if standing.first && last {
+            moment = Moment::PrefillEnd;
+        }
+        let logits_from = match item.rows {
+            LogitRows::All => 0,
+            LogitRows::Last if last => count - 1,
+            _ => count,
+        };
+        Taken { item: number, from: standing.done, count, moment, logits_from }
+    }
+}
