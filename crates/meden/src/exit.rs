@@ -135,6 +135,7 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
 fn of_engine(error: &EngineError) -> Exit {
     match error {
         EngineError::File(_)
+        | EngineError::Quantize { .. }
         | EngineError::Config { .. }
         | EngineError::TensorShape { .. }
         | EngineError::Snapshot { .. } => Exit::BadFile,

@@ -6,7 +6,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use meden_files::{FileError, ModelFiles, TensorInfo};
+use meden_files::hash::Hash;
+use meden_files::quantize::{Outline, Recipe, Substitutes};
+use meden_files::{FileError, ModelFiles, TensorInfo, names};
 use meden_kernels::dtype::DType;
 use meden_kernels::isa::Isa;
 use meden_kernels::matmul::Matrix;
@@ -23,6 +25,10 @@ struct Loader<'a> {
     config: &'a Config,
     mode: WeightMode,
     isa: Isa,
+    /// Into which formats weights are put, and what of the model decides.
+    quantize: Option<(Recipe, Outline)>,
+    substitutes: Substitutes,
+    pool: &'a Pool,
     maps: Vec<(std::path::PathBuf, Arc<MappedFile>)>,
 }
 
@@ -36,11 +42,28 @@ pub(crate) fn load(files: &ModelFiles, options: &LoadOptions) -> Result<Model, E
             allowed: format!("this processor has {}", names.join(", ")),
         });
     }
+    if let Some(recipe) = options.quantize.filter(|_| options.weights != WeightMode::Native) {
+        return Err(EngineError::Setting {
+            field: "weight mode",
+            value: format!("{:?}", options.weights).to_lowercase(),
+            allowed: format!("weights that are quantised to {recipe} while loading are native"),
+        });
+    }
     let threads = if options.threads == 0 { Pool::default_threads() } else { options.threads };
     let mut config = Config::read(files)?;
     config.vocab = embedding_rows(files, &config)?;
     let config = config;
-    let mut loader = Loader { files, config: &config, mode: options.weights, isa, maps: Vec::new() };
+    let pool = Pool::new(threads);
+    let mut loader = Loader {
+        files,
+        config: &config,
+        mode: options.weights,
+        isa,
+        quantize: options.quantize.map(|recipe| (recipe, outline(files))),
+        substitutes: Substitutes::default(),
+        pool: &pool,
+        maps: Vec::new(),
+    };
 
     let embedding = Arc::new(loader.matrix("model.embed_tokens.weight", (config.vocab, config.hidden), None)?);
     // an absent output matrix means the embedding serves; one of a type that is not read is an error, not tied
@@ -65,14 +88,20 @@ pub(crate) fn load(files: &ModelFiles, options: &LoadOptions) -> Result<Model, E
         weight_bytes += head.bytes();
     }
     weight_bytes += blocks.iter().map(Block::bytes).sum::<usize>();
-    let fingerprint = files.fingerprint()?;
-    Ok(Model { embedding, blocks, final_norm, head, pool: Pool::new(threads), isa, fingerprint, weight_bytes, config })
+    let substitutes = loader.substitutes;
+    let fingerprint = fingerprint(files, options.quantize)?;
+    Ok(Model { embedding, blocks, final_norm, head, pool, isa, fingerprint, weight_bytes, substitutes, config })
 }
 
 /// Peak bytes of loading: what stays, and the largest tensor while it is converted.
 pub(crate) fn bytes_needed(files: &ModelFiles, options: &LoadOptions) -> u64 {
+    let outline = outline(files);
     let held = |t: &TensorInfo| -> u64 {
         let values: usize = t.shape.iter().product();
+        if let Some(recipe) = options.quantize {
+            let dtype = recipe.choose(outline, &names::to_gguf(files.architecture(), &t.name), &t.shape).dtype;
+            return (values / dtype.block_len() * dtype.block_bytes()) as u64;
+        }
         match options.weights {
             WeightMode::Native => t.bytes as u64,
             WeightMode::F32 => 4 * values as u64,
@@ -82,6 +111,26 @@ pub(crate) fn bytes_needed(files: &ModelFiles, options: &LoadOptions) -> u64 {
     let total: u64 = files.tensors().map(&held).sum();
     let largest = files.tensors().map(|t| t.bytes as u64).max().unwrap_or(0);
     total + largest
+}
+
+/// What of a model decides which format its tensors get.
+fn outline(files: &ModelFiles) -> Outline {
+    let layer = |t: &TensorInfo| t.name.strip_prefix("model.layers.")?.split_once('.')?.0.parse::<usize>().ok();
+    let tied = files.config().is_some_and(|c| c.tie_word_embeddings == Some(true));
+    Outline {
+        layers: files.tensors().filter_map(layer).max().map_or(0, |last| last + 1),
+        tied: tied || files.tensor("lm_head.weight").is_none(),
+    }
+}
+
+/// A model that was quantised on the way gives other numbers than its files, so its saved sessions are others too.
+fn fingerprint(files: &ModelFiles, quantize: Option<Recipe>) -> Result<[u8; 32], EngineError> {
+    let plain = files.fingerprint()?;
+    let Some(recipe) = quantize else { return Ok(plain) };
+    let mut hash = Hash::sha256();
+    hash.update(&plain);
+    hash.update(recipe.name().as_bytes());
+    Ok(hash.bytes())
 }
 
 fn embedding_rows(files: &ModelFiles, config: &Config) -> Result<usize, EngineError> {
@@ -153,6 +202,7 @@ impl Loader<'_> {
         let info = self.info(name)?.clone();
         let wanted = part.rows.clone().unwrap_or(0..rows);
         let whole = part.rows.is_none();
+        let first = wanted.start == 0;
         let fits =
             matches!(info.shape.as_slice(), &[r, c] if c == cols && (if whole { r == rows } else { r >= wanted.end }));
         if !fits || wanted.len() != rows {
@@ -172,13 +222,37 @@ impl Loader<'_> {
         if part.interleaved {
             bytes = unpermute(&bytes, rows, self.config.head_dim);
         }
-        if self.mode == WeightMode::F32 || info.dtype == DType::F32 {
+        let (dtype, bytes) = self.quantized(&info, first, cols, bytes)?;
+        if self.mode == WeightMode::F32 || dtype == DType::F32 {
             let mut values = vec![0.0; rows * cols];
-            meden_kernels::weights::dequantize(info.dtype, &bytes, &mut values)?;
+            meden_kernels::weights::dequantize(dtype, &bytes, &mut values)?;
             drop(bytes);
             return Ok(Matrix::from_f32(rows, cols, values, self.isa)?);
         }
-        Ok(Matrix::new(info.dtype, rows, cols, bytes, self.isa)?)
+        Ok(Matrix::new(dtype, rows, cols, bytes, self.isa)?)
+    }
+
+    /// Rows of a tensor in the format that the recipe gives it. Counted with the part that holds the first rows.
+    fn quantized(
+        &mut self,
+        info: &TensorInfo,
+        first: bool,
+        cols: usize,
+        bytes: Vec<u8>,
+    ) -> Result<(DType, Vec<u8>), EngineError> {
+        let Some((recipe, outline)) = self.quantize else { return Ok((info.dtype, bytes)) };
+        let choice = recipe.choose(outline, &names::to_gguf(self.files.architecture(), &info.name), &info.shape);
+        if first {
+            self.substitutes.count(choice);
+        }
+        if choice.dtype == info.dtype {
+            return Ok((info.dtype, bytes));
+        }
+        let rows = info.dtype.row_bytes(cols).filter(|&row| row > 0).map_or(0, |row| bytes.len() / row);
+        let mut out = vec![0; rows * choice.dtype.row_bytes(cols).unwrap_or(0)];
+        meden_kernels::weights::convert(self.pool, (info.dtype, choice.dtype), cols, &bytes, &mut out)
+            .map_err(|source| EngineError::Quantize { tensor: info.name.clone(), source })?;
+        Ok((choice.dtype, out))
     }
 
     fn map(&mut self, path: &std::path::PathBuf) -> Result<Arc<MappedFile>, EngineError> {
