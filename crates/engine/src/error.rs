@@ -12,6 +12,14 @@ pub enum EngineError {
     /// A kernel refused its arguments.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// A weight cannot be quantised.
+    #[error("tensor {tensor}: {source}")]
+    Quantize {
+        /// Hugging Face name of the tensor.
+        tensor: String,
+        /// What is wrong, with the index of the value among the rows that were read.
+        source: KernelError,
+    },
     /// The file describes a model that the engine does not run.
     #[error("model field `{field}`: {why}")]
     Config {

@@ -7,6 +7,7 @@
 
 pub mod cache;
 pub mod error;
+pub mod export;
 pub mod hook;
 pub mod model;
 pub mod press;

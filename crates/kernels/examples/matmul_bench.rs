@@ -56,10 +56,11 @@ fn main() {
 fn filled(dtype: DType, bytes: usize) -> Vec<u8> {
     let values: Vec<f32> = (0..dtype.block_len().max(32)).map(|i| (i as f32 * 0.7).sin()).collect();
     let pattern = match dtype {
-        DType::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        DType::BF16 => weights::quantize_bf16(&values),
-        DType::F16 => weights::quantize_f16(&values),
-        DType::Q8_0 => weights::quantize_q8_0(&values),
+        DType::F32 | DType::BF16 | DType::F16 | DType::Q8_0 => {
+            let mut bytes = vec![0; dtype.row_bytes(values.len()).expect("whole blocks")];
+            weights::quantize(dtype, &values, &mut bytes).expect("finite values");
+            bytes
+        }
         _ => vec![0x2e; dtype.block_bytes()],
     };
     pattern.iter().copied().cycle().take(bytes).collect()

@@ -41,6 +41,14 @@ pub enum KernelError {
         /// Input columns.
         cols: usize,
     },
+    /// A weight that no format can hold.
+    #[error("value {index} is {value}: weights have to be finite numbers")]
+    NotFinite {
+        /// Which value, counted from 0.
+        index: usize,
+        /// "NaN", "inf" or "-inf".
+        value: String,
+    },
     /// Two operands disagree on their shared dimension.
     #[error("{what}: {left} against {right}")]
     Mismatch {

@@ -3,7 +3,7 @@
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::exit::Exit;
-use crate::verbs::{bench, chat, completions, demo, eval, inspect, man, pull, run, tokenize};
+use crate::verbs::{bench, chat, completions, demo, eval, inspect, man, pull, quantize, run, tokenize};
 
 const ABOUT: &str = "Language models in bounded memory, on the CPU.";
 
@@ -54,6 +54,8 @@ pub enum Verb {
     Inspect(inspect::Args),
     /// Fetch a model
     Pull(pull::Args),
+    /// Write a model in a smaller weight format
+    Quantize(quantize::Args),
     /// Judge a model or a press
     #[command(subcommand)]
     Eval(eval::Verb),

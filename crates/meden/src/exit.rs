@@ -4,9 +4,11 @@ use std::fmt;
 use std::io;
 
 use meden_engine::EngineError;
+use meden_engine::export::ExportError;
 use meden_engine::text::TextError;
 use meden_eval::EvalError;
 use meden_files::FileError;
+use meden_files::quantize::QuantizeError;
 use meden_files::source::SourceError;
 
 /// Why the program ends. The numbers are part of the interface and stand in the README.
@@ -118,12 +120,22 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             _ => Exit::ModelUnavailable,
         });
     }
+    if let Some(e) = cause.downcast_ref::<ExportError>() {
+        return Some(match e {
+            ExportError::Engine(e) => of_engine(e),
+            ExportError::Text(e) => of_text(e),
+        });
+    }
+    if let Some(e) = cause.downcast_ref::<QuantizeError>() {
+        return Some(of_quantize(e));
+    }
     cause.downcast_ref::<FileError>().map(|_| Exit::BadFile)
 }
 
 fn of_engine(error: &EngineError) -> Exit {
     match error {
         EngineError::File(_)
+        | EngineError::Quantize { .. }
         | EngineError::Config { .. }
         | EngineError::TensorShape { .. }
         | EngineError::Snapshot { .. } => Exit::BadFile,
@@ -132,6 +144,14 @@ fn of_engine(error: &EngineError) -> Exit {
         EngineError::ContextExceeded { .. } => Exit::Context,
         EngineError::Cancelled { .. } => Exit::Interrupted,
         _ => Exit::Other,
+    }
+}
+
+fn of_quantize(error: &QuantizeError) -> Exit {
+    match error {
+        QuantizeError::Recipe { .. } | QuantizeError::Exists { .. } | QuantizeError::SameFile { .. } => Exit::Usage,
+        QuantizeError::Cancelled { .. } => Exit::Interrupted,
+        QuantizeError::File(_) | QuantizeError::NoName { .. } | QuantizeError::Tensor { .. } => Exit::BadFile,
     }
 }
 

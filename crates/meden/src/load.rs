@@ -13,11 +13,12 @@ use meden_report::{human, memory};
 
 use crate::args::ModelArgs;
 use crate::exit::{Exit, failure};
-use crate::progress::Bar;
+use crate::progress::{Bar, say};
 
 /// A model whose files are open and whose weights are not read yet.
 pub struct Opened {
     args: ModelArgs,
+    quiet: bool,
     /// Where the files are.
     pub path: PathBuf,
     /// The open files.
@@ -57,7 +58,7 @@ pub fn open(args: &ModelArgs, quiet: bool) -> anyhow::Result<Opened> {
         Some(tokenizer) => ChatTemplate::load(&files, tokenizer)?,
         None => None,
     };
-    Ok(Opened { args: args.clone(), path, files, config, tokenizer, template })
+    Ok(Opened { args: args.clone(), quiet, path, files, config, tokenizer, template })
 }
 
 impl Opened {
@@ -94,6 +95,9 @@ impl Opened {
         let start = Instant::now();
         let model = Model::load(&self.files, &self.args.load_options())
             .with_context(|| format!("loading {}", self.args.model))?;
+        if !self.quiet {
+            model.substitutes().rows().iter().for_each(|row| say(&format!("note: {row}")));
+        }
         Ok(Loaded { model, load_time: start.elapsed() })
     }
 

@@ -55,6 +55,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Verb::Tokenize(args) => verbs::tokenize::run(args, global),
         Verb::Inspect(args) => verbs::inspect::run(args, global),
         Verb::Pull(args) => verbs::pull::run(args, global),
+        Verb::Quantize(args) => verbs::quantize::run(args, global),
         Verb::Eval(verb) => verbs::eval::run(verb, global),
         Verb::Bench(args) => verbs::bench::run(args, global),
         Verb::Completions(args) => verbs::completions::run(args, global),

@@ -45,6 +45,16 @@ impl Bar {
         bar.set_position(done as u64);
     }
 
+    /// Shows how many bytes of how many are done.
+    pub fn bytes(&mut self, what: &str, done: u64, total: u64) {
+        if !self.visible {
+            return;
+        }
+        let bar = self.bar.get_or_insert_with(|| new_bar(Some(total), BYTES));
+        bar.set_message(what.to_owned());
+        bar.set_position(done);
+    }
+
     /// Takes the bar away.
     pub fn clear(&mut self) {
         if let Some(bar) = self.bar.take() {

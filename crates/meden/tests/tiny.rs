@@ -84,3 +84,40 @@ fn inspect_describes_a_folder_and_weights_alone() {
     assert_eq!(said.code, 0, "{}", said.err);
     assert!(said.json()["problem"].as_str().expect("a reason").contains("config.json"));
 }
+
+#[test]
+fn bench_measures_every_combination_and_refuses_nonsense() {
+    let Some(folder) = shared("oracle/tiny/llama") else { return };
+    let model = folder.to_str().expect("UTF-8");
+    let base = ["bench", "-m", model, "--repeat", "2", "--threads", "1"];
+    let grid = ["--prompt", "70", "--gen", "3", "--depth", "0,90", "--press", "none,knorm:80", "--kv", "f32,q8"];
+    let said = run(base.iter().copied().chain(grid).chain(["--batch", "1,2", "--json"]));
+    assert_eq!(said.code, 0, "{}", said.err);
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&said.out).expect("a list");
+    assert_eq!(rows.len(), 2 * 2 * 2 * 2 * 2);
+    for row in &rows {
+        let [least, rate, most] = ["tokens_per_second_min", "tokens_per_second", "tokens_per_second_max"]
+            .map(|name| row[name].as_f64().expect("a rate"));
+        assert!(0.0 < least && least <= rate && rate <= most, "{row}");
+        assert!(row["peak_rss_bytes"].as_u64().expect("bytes") > row["weight_bytes"].as_u64().expect("bytes"));
+        assert_eq!(row["test"] == "gen", row["bytes_a_token"].is_u64(), "{row}");
+        let tokens = row["depth"].as_u64().expect("a depth") + row["n"].as_u64().expect("a count");
+        let pressed = row["press"] != "none";
+        let kept = row["kept_tokens_mean"].as_f64().expect("a mean");
+        assert!(if pressed { kept <= 80.0 + 32.0 } else { kept == tokens as f64 }, "{row}");
+    }
+    let table = run(base.iter().copied().chain(["--gen", "0", "--prompt", "20"]));
+    assert!(table.out.contains("prompt 20") && !table.out.contains("gen"), "{}", table.out);
+    for (wrong, says) in [
+        (["--press", "knorm"], "knorm:25%"),
+        (["--repeat", "0"], "--repeat"),
+        (["--batch", "0"], "--batch"),
+        (["--schedule", "prefill_end"], "--press"),
+    ] {
+        let said = run(["bench", "-m", model].into_iter().chain(wrong));
+        assert_eq!(said.code, 2, "{wrong:?}: {}", said.err);
+        assert!(said.err.contains(says), "{wrong:?}: {}", said.err);
+    }
+    let long = run(["bench", "-m", model, "--depth", "1000000", "--repeat", "1"]);
+    assert_eq!(long.code, 6, "{}", long.err);
+}

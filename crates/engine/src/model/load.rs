@@ -4,9 +4,11 @@
 //! llama and mistral for interleaved rotation; whole rows are put back here, which is lossless in every format.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use meden_files::{FileError, ModelFiles, TensorInfo};
+use meden_files::hash::Hash;
+use meden_files::quantize::{Outline, Recipe, Substitutes};
+use meden_files::{FileError, ModelFiles, TensorInfo, names};
 use meden_kernels::dtype::DType;
 use meden_kernels::isa::Isa;
 use meden_kernels::matmul::Matrix;
@@ -23,7 +25,11 @@ struct Loader<'a> {
     config: &'a Config,
     mode: WeightMode,
     isa: Isa,
-    maps: Vec<(std::path::PathBuf, Arc<MappedFile>)>,
+    /// Into which formats weights are put, and what of the model decides.
+    quantize: Option<(Recipe, Outline)>,
+    substitutes: Mutex<Substitutes>,
+    pool: &'a Pool,
+    maps: Mutex<Vec<(std::path::PathBuf, Arc<MappedFile>)>>,
 }
 
 pub(crate) fn load(files: &ModelFiles, options: &LoadOptions) -> Result<Model, EngineError> {
@@ -36,11 +42,28 @@ pub(crate) fn load(files: &ModelFiles, options: &LoadOptions) -> Result<Model, E
             allowed: format!("this processor has {}", names.join(", ")),
         });
     }
+    if let Some(recipe) = options.quantize.filter(|_| options.weights != WeightMode::Native) {
+        return Err(EngineError::Setting {
+            field: "weight mode",
+            value: format!("{:?}", options.weights).to_lowercase(),
+            allowed: format!("weights that are quantised to {recipe} while loading are native"),
+        });
+    }
     let threads = if options.threads == 0 { Pool::default_threads() } else { options.threads };
     let mut config = Config::read(files)?;
     config.vocab = embedding_rows(files, &config)?;
     let config = config;
-    let mut loader = Loader { files, config: &config, mode: options.weights, isa, maps: Vec::new() };
+    let pool = Pool::new(threads);
+    let loader = Loader {
+        files,
+        config: &config,
+        mode: options.weights,
+        isa,
+        quantize: options.quantize.map(|recipe| (recipe, outline(files))),
+        substitutes: Mutex::default(),
+        pool: &pool,
+        maps: Mutex::default(),
+    };
 
     let embedding = Arc::new(loader.matrix("model.embed_tokens.weight", (config.vocab, config.hidden), None)?);
     // an absent output matrix means the embedding serves; one of a type that is not read is an error, not tied
@@ -55,24 +78,27 @@ pub(crate) fn load(files: &ModelFiles, options: &LoadOptions) -> Result<Model, E
     } else {
         Arc::new(loader.matrix("lm_head.weight", (config.vocab, config.hidden), None)?)
     };
-    let mut blocks = Vec::with_capacity(config.layers);
-    for layer in 0..config.layers {
-        blocks.push(loader.block(layer)?);
-    }
+    let blocks = loader.blocks()?;
     let final_norm = loader.norm("model.norm.weight", config.hidden)?;
     let mut weight_bytes = embedding.bytes() + final_norm.len() * 4;
     if !tied {
         weight_bytes += head.bytes();
     }
     weight_bytes += blocks.iter().map(Block::bytes).sum::<usize>();
-    let fingerprint = files.fingerprint()?;
-    Ok(Model { embedding, blocks, final_norm, head, pool: Pool::new(threads), isa, fingerprint, weight_bytes, config })
+    let substitutes = loader.substitutes.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let fingerprint = fingerprint(files, options.quantize)?;
+    Ok(Model { embedding, blocks, final_norm, head, pool, isa, fingerprint, weight_bytes, substitutes, config })
 }
 
-/// Peak bytes of loading: what stays, and the largest tensor while it is converted.
+/// Peak bytes of loading: what stays, and what is being converted: the largest tensor, or one of a layer a thread.
 pub(crate) fn bytes_needed(files: &ModelFiles, options: &LoadOptions) -> u64 {
+    let outline = outline(files);
     let held = |t: &TensorInfo| -> u64 {
         let values: usize = t.shape.iter().product();
+        if let Some(recipe) = options.quantize {
+            let dtype = recipe.choose(outline, &names::to_gguf(files.architecture(), &t.name), &t.shape).dtype;
+            return (values / dtype.block_len() * dtype.block_bytes()) as u64;
+        }
         match options.weights {
             WeightMode::Native => t.bytes as u64,
             WeightMode::F32 => 4 * values as u64,
@@ -80,8 +106,36 @@ pub(crate) fn bytes_needed(files: &ModelFiles, options: &LoadOptions) -> u64 {
         }
     };
     let total: u64 = files.tensors().map(&held).sum();
-    let largest = files.tensors().map(|t| t.bytes as u64).max().unwrap_or(0);
-    total + largest
+    let largest = |in_layer: bool| {
+        let tensors = files.tensors().filter(|t| !in_layer || t.name.starts_with("model.layers."));
+        tensors.map(|t| t.bytes as u64).max().unwrap_or(0)
+    };
+    let threads = if options.threads == 0 { Pool::default_threads() } else { options.threads };
+    total + largest(false).max(largest(true) * threads as u64)
+}
+
+/// What of a model decides which format its tensors get.
+fn outline(files: &ModelFiles) -> Outline {
+    let layer = |t: &TensorInfo| t.name.strip_prefix("model.layers.")?.split_once('.')?.0.parse::<usize>().ok();
+    let tied = files.config().is_some_and(|c| c.tie_word_embeddings == Some(true));
+    Outline {
+        layers: files.tensors().filter_map(layer).max().map_or(0, |last| last + 1),
+        tied: tied || files.tensor("lm_head.weight").is_none(),
+    }
+}
+
+/// A model that was quantised on the way gives other numbers than its files, so its saved sessions are others too.
+fn fingerprint(files: &ModelFiles, quantize: Option<Recipe>) -> Result<[u8; 32], EngineError> {
+    let plain = files.fingerprint()?;
+    let Some(recipe) = quantize else { return Ok(plain) };
+    let mut hash = Hash::sha256();
+    hash.update(&plain);
+    hash.update(recipe.name().as_bytes());
+    Ok(hash.bytes())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn embedding_rows(files: &ModelFiles, config: &Config) -> Result<usize, EngineError> {
@@ -147,12 +201,13 @@ impl Loader<'_> {
     }
 
     /// A whole matrix, or some of its rows. `shape` is that of the result.
-    fn matrix(&mut self, name: &str, shape: (usize, usize), part: Option<Part>) -> Result<Matrix, EngineError> {
+    fn matrix(&self, name: &str, shape: (usize, usize), part: Option<Part>) -> Result<Matrix, EngineError> {
         let (rows, cols) = shape;
         let part = part.unwrap_or_default();
         let info = self.info(name)?.clone();
         let wanted = part.rows.clone().unwrap_or(0..rows);
         let whole = part.rows.is_none();
+        let first = wanted.start == 0;
         let fits =
             matches!(info.shape.as_slice(), &[r, c] if c == cols && (if whole { r == rows } else { r >= wanted.end }));
         if !fits || wanted.len() != rows {
@@ -172,17 +227,42 @@ impl Loader<'_> {
         if part.interleaved {
             bytes = unpermute(&bytes, rows, self.config.head_dim);
         }
-        if self.mode == WeightMode::F32 || info.dtype == DType::F32 {
+        let (dtype, bytes) = self.quantized(&info, first, cols, bytes)?;
+        if self.mode == WeightMode::F32 || dtype == DType::F32 {
             let mut values = vec![0.0; rows * cols];
-            meden_kernels::weights::dequantize(info.dtype, &bytes, &mut values)?;
+            meden_kernels::weights::dequantize(dtype, &bytes, &mut values)?;
             drop(bytes);
             return Ok(Matrix::from_f32(rows, cols, values, self.isa)?);
         }
-        Ok(Matrix::new(info.dtype, rows, cols, bytes, self.isa)?)
+        Ok(Matrix::new(dtype, rows, cols, bytes, self.isa)?)
     }
 
-    fn map(&mut self, path: &std::path::PathBuf) -> Result<Arc<MappedFile>, EngineError> {
-        if let Some((_, map)) = self.maps.iter().find(|(p, _)| p == path) {
+    /// Rows of a tensor in the format that the recipe gives it. Counted with the part that holds the first rows.
+    fn quantized(
+        &self,
+        info: &TensorInfo,
+        first: bool,
+        cols: usize,
+        bytes: Vec<u8>,
+    ) -> Result<(DType, Vec<u8>), EngineError> {
+        let Some((recipe, outline)) = self.quantize else { return Ok((info.dtype, bytes)) };
+        let choice = recipe.choose(outline, &names::to_gguf(self.files.architecture(), &info.name), &info.shape);
+        if first {
+            lock(&self.substitutes).count(choice);
+        }
+        if choice.dtype == info.dtype {
+            return Ok((info.dtype, bytes));
+        }
+        let rows = info.dtype.row_bytes(cols).filter(|&row| row > 0).map_or(0, |row| bytes.len() / row);
+        let mut out = vec![0; rows * choice.dtype.row_bytes(cols).unwrap_or(0)];
+        meden_kernels::weights::convert(self.pool, (info.dtype, choice.dtype), cols, &bytes, &mut out)
+            .map_err(|source| EngineError::Quantize { tensor: info.name.clone(), source })?;
+        Ok((choice.dtype, out))
+    }
+
+    fn map(&self, path: &std::path::PathBuf) -> Result<Arc<MappedFile>, EngineError> {
+        let mut maps = lock(&self.maps);
+        if let Some((_, map)) = maps.iter().find(|(p, _)| p == path) {
             return Ok(map.clone());
         }
         let map = MappedFile::open(path).map_err(|error| EngineError::Config {
@@ -190,7 +270,7 @@ impl Loader<'_> {
             why: format!("{}: {error}", path.display()),
         })?;
         let map = Arc::new(map);
-        self.maps.push((path.clone(), map.clone()));
+        maps.push((path.clone(), map.clone()));
         Ok(map)
     }
 
@@ -209,11 +289,11 @@ impl Loader<'_> {
         Ok(Some(bias))
     }
 
-    fn linear(&mut self, name: &str, shape: (usize, usize), part: Part) -> Result<Linear, EngineError> {
+    fn linear(&self, name: &str, shape: (usize, usize), part: Part) -> Result<Linear, EngineError> {
         Ok(Linear { bias: self.bias(name, &part, shape.0)?, weight: self.matrix(name, shape, Some(part))? })
     }
 
-    fn attention(&mut self, layer: usize) -> Result<Attention, EngineError> {
+    fn attention(&self, layer: usize) -> Result<Attention, EngineError> {
         let c = self.config;
         let (hidden, dim) = (c.hidden, c.head_dim);
         let (q_rows, kv_rows) = (c.q_heads * dim, c.kv_heads * dim);
@@ -240,7 +320,7 @@ impl Loader<'_> {
         Ok(Attention { q_norm: norm("q_norm")?, k_norm: norm("k_norm")?, q, k, v, o })
     }
 
-    fn mlp(&mut self, layer: usize) -> Result<Mlp, EngineError> {
+    fn mlp(&self, layer: usize) -> Result<Mlp, EngineError> {
         let c = self.config;
         let (hidden, wide) = (c.hidden, c.intermediate);
         let name = |part: &str| format!("model.layers.{layer}.mlp.{part}.weight");
@@ -260,7 +340,23 @@ impl Loader<'_> {
         Ok(Mlp { gate, up, down: self.linear(&name("down_proj"), (hidden, wide), Part::default())? })
     }
 
-    fn block(&mut self, layer: usize) -> Result<Block, EngineError> {
+    /// All layers, several at a time: a thread that waits for the disk, or interleaves rows, holds up no other.
+    fn blocks(&self) -> Result<Vec<Block>, EngineError> {
+        let blocks: Vec<OnceLock<Result<Block, EngineError>>> =
+            (0..self.config.layers).map(|_| OnceLock::new()).collect();
+        self.pool.run(blocks.len(), &|layer| {
+            // Each layer is one task, so its place is empty.
+            let _ = blocks[layer].set(self.block(layer));
+        });
+        blocks
+            .into_iter()
+            .enumerate()
+            // Only a panic, which has been passed on by now, leaves a layer out.
+            .map(|(layer, block)| block.into_inner().unwrap_or_else(|| self.block(layer)))
+            .collect()
+    }
+
+    fn block(&self, layer: usize) -> Result<Block, EngineError> {
         let c = self.config;
         let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
         let (mlp_norm, post_attention, post_mlp) = if c.post_norms {

@@ -10,6 +10,7 @@ pub mod rope;
 use std::sync::Arc;
 
 use meden_files::ModelFiles;
+use meden_files::quantize::{Recipe, Substitutes};
 use meden_kernels::isa::Isa;
 use meden_kernels::matmul::Matrix;
 use meden_kernels::pool::Pool;
@@ -56,6 +57,8 @@ pub struct LoadOptions {
     pub weights: WeightMode,
     /// Instruction set, `None` for the best of this processor.
     pub isa: Option<Isa>,
+    /// Quantise matrices while they are loaded, `None` to keep the file's formats.
+    pub quantize: Option<Recipe>,
 }
 
 /// A matrix and the bias that some families add.
@@ -102,6 +105,7 @@ pub struct Model {
     isa: Isa,
     fingerprint: [u8; 32],
     weight_bytes: usize,
+    substitutes: Substitutes,
 }
 
 impl Model {
@@ -135,6 +139,11 @@ impl Model {
     /// Bytes of all weights as they are held.
     pub fn weight_bytes(&self) -> usize {
         self.weight_bytes
+    }
+
+    /// Tensors that were quantised to another format than was asked for, because of their shape.
+    pub fn substitutes(&self) -> &Substitutes {
+        &self.substitutes
     }
 
     /// Identity of the files the model came from; saved sessions are bound to it.

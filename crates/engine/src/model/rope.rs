@@ -144,6 +144,28 @@ impl RopeSpec {
         2 * self.inverse.len()
     }
 
+    /// What each frequency of `plain` is divided by to get this rotation's.
+    pub(crate) fn divisors(&self, plain: &RopeSpec) -> Vec<f32> {
+        plain.inverse.iter().zip(&self.inverse).map(|(p, s)| p / s).collect()
+    }
+
+    /// Factor on queries and keys.
+    pub(crate) fn attention_factor(&self) -> f32 {
+        self.factor
+    }
+
+    /// Whether two rotations are the same but for rounding.
+    pub(crate) fn is_like(&self, other: &RopeSpec) -> bool {
+        let close =
+            |a: &[f32], b: &[f32]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-6 * a.abs());
+        let long = match (&self.long, &other.long) {
+            (Some(a), Some(b)) => a.original == b.original && close(&a.inverse, &b.inverse),
+            (None, None) => true,
+            _ => false,
+        };
+        long && close(&self.inverse, &other.inverse) && close(&[self.factor], &[other.factor])
+    }
+
     /// Context from which on the long factors are needed, if there are any.
     pub fn original(&self) -> Option<usize> {
         self.long.as_ref().map(|long| long.original)

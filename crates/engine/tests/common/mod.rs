@@ -78,7 +78,7 @@ pub fn tensors(path: &Path) -> BTreeMap<String, Tensor> {
 /// Load a model folder or file.
 pub fn load(path: &Path, weights: WeightMode, threads: usize) -> Arc<Model> {
     let files = ModelFiles::open(path).unwrap();
-    Model::load(&files, &LoadOptions { threads, weights, isa: None }).unwrap()
+    Model::load(&files, &LoadOptions { threads, weights, ..LoadOptions::default() }).unwrap()
 }
 
 /// A tiny random llama of the reference set.

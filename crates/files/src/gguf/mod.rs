@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::path::Path;
 
 pub use value::{Array, Value};
-pub use write::GgufWriter;
+pub use write::{GgufStream, GgufWriter, TensorHead};
 
 use crate::error::FileError;
 use crate::storage::Storage;

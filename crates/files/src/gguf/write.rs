@@ -1,10 +1,11 @@
-//! A small GGUF writer: metadata and tensors to a file.
+//! Writing GGUF: metadata and tensors to a file.
 //!
-//! For tests that need a tiny model and for tools that convert one. The file appears under its name
+//! [`GgufWriter`] holds everything, for tests that need a tiny model; [`GgufStream`] takes the tensors' bytes
+//! as they come. The file appears under its name
 //! only when it is whole: it is written under a temporary name in the same folder and renamed.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use meden_kernels::dtype::DType;
 
@@ -17,7 +18,7 @@ use crate::tensor::byte_len;
 #[derive(Debug, Default)]
 pub struct GgufWriter {
     metadata: Vec<(String, Value)>,
-    tensors: Vec<(String, DType, Vec<usize>, Vec<u8>)>,
+    tensors: Vec<(TensorHead, Vec<u8>)>,
 }
 
 impl GgufWriter {
@@ -36,76 +37,149 @@ impl GgufWriter {
     /// Adds a tensor; `shape` is row-major, outermost first, `bytes` its data in the file's layout.
     #[must_use]
     pub fn tensor(mut self, name: &str, dtype: DType, shape: &[usize], bytes: Vec<u8>) -> Self {
-        self.tensors.push((name.to_owned(), dtype, shape.to_vec(), bytes));
+        self.tensors.push((TensorHead { name: name.to_owned(), dtype, shape: shape.to_vec() }, bytes));
         self
     }
 
     /// Writes the file. Errors when a tensor's bytes do not fit its type and shape, a name is there
     /// twice, or the alignment is no power of two.
     pub fn write(&self, path: &Path) -> Result<(), FileError> {
-        let alignment = self.check(path)?;
+        let heads: Vec<TensorHead> = self.tensors.iter().map(|(head, _)| head.clone()).collect();
+        for (head, bytes) in &self.tensors {
+            let need = head.bytes(path)?;
+            if need != bytes.len() {
+                let (shape, dtype) = (&head.shape, head.dtype.name());
+                let problem = format!("{shape:?} in {dtype} takes {need} bytes, {} were given", bytes.len());
+                return Err(FileError::malformed(path, format!("tensor {}", head.name), problem));
+            }
+        }
+        let mut stream = GgufStream::create(path, &self.metadata, &heads)?;
+        self.tensors.iter().try_for_each(|(_, bytes)| stream.put(bytes))?;
+        stream.finish()
+    }
+}
+
+/// What the head of a file says of one tensor that is to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorHead {
+    /// GGUF name.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Row-major, outermost first.
+    pub shape: Vec<usize>,
+}
+
+impl TensorHead {
+    /// Bytes of its data; an error where the type and the shape do not fit each other.
+    fn bytes(&self, path: &Path) -> Result<usize, FileError> {
+        byte_len(self.dtype, &self.shape)
+            .map_err(|problem| FileError::malformed(path, format!("tensor {}", self.name), problem))
+    }
+}
+
+/// Writes a file whose tensors are too large to be held at once: the head first, then their bytes in any pieces.
+pub struct GgufStream {
+    path: PathBuf,
+    file: AtomicFile,
+    alignment: usize,
+    /// Name and bytes of each tensor.
+    tensors: Vec<(String, usize)>,
+    /// The tensor that the next bytes belong to, and how many of them are there.
+    at: (usize, usize),
+}
+
+impl GgufStream {
+    /// Writes the head. Errors as [`GgufWriter::write`].
+    pub fn create(path: &Path, metadata: &[(String, Value)], tensors: &[TensorHead]) -> Result<GgufStream, FileError> {
+        let alignment = check(path, metadata, tensors)?;
         let mut head = Vec::new();
         head.extend_from_slice(b"GGUF");
         head.extend_from_slice(&3u32.to_le_bytes());
-        head.extend_from_slice(&(self.tensors.len() as u64).to_le_bytes());
-        head.extend_from_slice(&(self.metadata.len() as u64).to_le_bytes());
-        for (key, value) in &self.metadata {
+        head.extend_from_slice(&(tensors.len() as u64).to_le_bytes());
+        head.extend_from_slice(&(metadata.len() as u64).to_le_bytes());
+        for (key, value) in metadata {
             put_str(&mut head, key);
             head.extend_from_slice(&value.type_id().to_le_bytes());
             put_value(&mut head, value);
         }
-        let mut offset = 0;
-        for (name, dtype, shape, bytes) in &self.tensors {
-            put_str(&mut head, name);
-            head.extend_from_slice(&(shape.len() as u32).to_le_bytes());
-            for &d in shape.iter().rev() {
+        let (mut offset, mut places) = (0u64, Vec::with_capacity(tensors.len()));
+        for tensor in tensors {
+            let bytes = tensor.bytes(path)?;
+            put_str(&mut head, &tensor.name);
+            head.extend_from_slice(&(tensor.shape.len() as u32).to_le_bytes());
+            for &d in tensor.shape.iter().rev() {
                 head.extend_from_slice(&(d as u64).to_le_bytes());
             }
-            head.extend_from_slice(&dtype.gguf_id().to_le_bytes());
-            head.extend_from_slice(&(offset as u64).to_le_bytes());
-            offset += bytes.len().next_multiple_of(alignment);
+            head.extend_from_slice(&tensor.dtype.gguf_id().to_le_bytes());
+            head.extend_from_slice(&offset.to_le_bytes());
+            offset += bytes.next_multiple_of(alignment) as u64;
+            places.push((tensor.name.clone(), bytes));
         }
         head.resize(head.len().next_multiple_of(alignment), 0);
-
         let mut file = AtomicFile::create(path)?;
-        let fail = |e| FileError::io(path, "write", e);
-        file.write_all(&head).map_err(fail)?;
-        for (_, _, _, bytes) in &self.tensors {
-            file.write_all(bytes).map_err(fail)?;
-            let pad = bytes.len().next_multiple_of(alignment) - bytes.len();
-            file.write_all(&vec![0; pad]).map_err(fail)?;
-        }
-        file.commit()
+        file.write_all(&head).map_err(|e| FileError::io(path, "write", e))?;
+        let mut stream = GgufStream { path: path.to_owned(), file, alignment, tensors: places, at: (0, 0) };
+        stream.close_full()?;
+        Ok(stream)
     }
 
-    /// The alignment, once everything was found to be writable.
-    fn check(&self, path: &Path) -> Result<usize, FileError> {
-        let mut names = std::collections::HashSet::new();
-        for (key, _) in &self.metadata {
-            if !names.insert(key) {
-                return Err(FileError::malformed(path, key, "this metadata key was given twice"));
-            }
+    /// The next bytes, in the order of the head; they may end inside a tensor, but not reach into the next.
+    pub fn put(&mut self, bytes: &[u8]) -> Result<(), FileError> {
+        if bytes.is_empty() {
+            return Ok(());
         }
-        names.clear();
-        for (name, dtype, shape, bytes) in &self.tensors {
-            let bad = |problem| FileError::malformed(path, format!("tensor {name}"), problem);
-            if !names.insert(name) {
-                return Err(bad("this name was given twice".into()));
-            }
-            let need = byte_len(*dtype, shape).map_err(bad)?;
-            if need != bytes.len() {
-                return Err(bad(format!(
-                    "{shape:?} in {} takes {need} bytes, {} were given",
-                    dtype.name(),
-                    bytes.len()
-                )));
-            }
+        let Some((name, need)) = self.tensors.get(self.at.0) else {
+            let problem = format!("{} bytes more than its tensors take", bytes.len());
+            return Err(FileError::malformed(&self.path, "tensor data", problem));
+        };
+        if self.at.1 + bytes.len() > *need {
+            let problem = format!("it takes {need} bytes, {} were given", self.at.1 + bytes.len());
+            return Err(FileError::malformed(&self.path, format!("tensor {name}"), problem));
         }
-        match self.metadata.iter().find(|(k, _)| k == "general.alignment") {
-            None => Ok(32),
-            Some((_, Value::U32(n))) if n.is_power_of_two() => Ok(*n as usize),
-            Some((k, v)) => Err(FileError::malformed(path, k, format!("{v:?} is not a u32 that is a power of two"))),
+        self.file.write_all(bytes).map_err(|e| FileError::io(&self.path, "write", e))?;
+        self.at.1 += bytes.len();
+        self.close_full()
+    }
+
+    /// Gives the file its name. Errors when bytes are missing.
+    pub fn finish(self) -> Result<(), FileError> {
+        if let Some((name, need)) = self.tensors.get(self.at.0) {
+            let problem = format!("it takes {need} bytes, {} were given", self.at.1);
+            return Err(FileError::malformed(&self.path, format!("tensor {name}"), problem));
         }
+        self.file.commit()
+    }
+
+    /// Pads tensors that are complete and goes on to the next.
+    fn close_full(&mut self) -> Result<(), FileError> {
+        while let Some((_, need)) = self.tensors.get(self.at.0).filter(|(_, need)| *need == self.at.1) {
+            let pad = need.next_multiple_of(self.alignment) - need;
+            self.file.write_all(&vec![0; pad]).map_err(|e| FileError::io(&self.path, "write", e))?;
+            self.at = (self.at.0 + 1, 0);
+        }
+        Ok(())
+    }
+}
+
+/// The alignment, once everything was found to be writable.
+fn check(path: &Path, metadata: &[(String, Value)], tensors: &[TensorHead]) -> Result<usize, FileError> {
+    let mut names = std::collections::HashSet::new();
+    for (key, _) in metadata {
+        if !names.insert(key) {
+            return Err(FileError::malformed(path, key, "this metadata key was given twice"));
+        }
+    }
+    names.clear();
+    for TensorHead { name, .. } in tensors {
+        if !names.insert(name) {
+            return Err(FileError::malformed(path, format!("tensor {name}"), "this name was given twice"));
+        }
+    }
+    match metadata.iter().find(|(k, _)| k == "general.alignment") {
+        None => Ok(32),
+        Some((_, Value::U32(n))) if n.is_power_of_two() => Ok(*n as usize),
+        Some((k, v)) => Err(FileError::malformed(path, k, format!("{v:?} is not a u32 that is a power of two"))),
     }
 }
 

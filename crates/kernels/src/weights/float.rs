@@ -26,6 +26,25 @@ pub(super) fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
+/// Rounds finite values to a plain float format; lengths were checked by the caller. What lies beyond the format's
+/// range is held at its end.
+pub(super) fn narrow(dtype: DType, values: &[f32], out: &mut [u8]) {
+    let within = |v: f32, most: f32| v.clamp(-most, most);
+    match dtype {
+        DType::F16 => {
+            for (out, &v) in out.as_chunks_mut::<2>().0.iter_mut().zip(values) {
+                *out = f16::from_f32(within(v, f16::MAX.to_f32())).to_le_bytes();
+            }
+        }
+        DType::BF16 => {
+            for (out, &v) in out.as_chunks_mut::<2>().0.iter_mut().zip(values) {
+                *out = bf16::from_f32(within(v, bf16::MAX.to_f32())).to_le_bytes();
+            }
+        }
+        _ => out.as_chunks_mut::<4>().0.iter_mut().zip(values).for_each(|(out, v)| *out = v.to_le_bytes()),
+    }
+}
+
 /// Rounds values to F16 in the file's layout (to nearest, ties to even).
 pub fn quantize_f16(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect()

@@ -27,6 +27,7 @@ mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
+mod quantize;
 mod scales;
 
 pub(crate) use float::{bf16_to_f32, f16_to_f32};
@@ -36,16 +37,14 @@ pub(crate) use iq4_xs::Iq4Xs;
 pub(crate) use q2_k::Q2K;
 pub(crate) use q3_k::Q3K;
 pub(crate) use q4_0::Q4_0;
-pub use q4_0::quantize_q4_0;
 pub(crate) use q4_1::Q4_1;
-pub use q4_1::quantize_q4_1;
 pub(crate) use q4_k::Q4K;
 pub(crate) use q5_0::Q5_0;
 pub(crate) use q5_1::Q5_1;
 pub(crate) use q5_k::Q5K;
 pub(crate) use q6_k::Q6K;
 pub(crate) use q8_0::Q8_0;
-pub use q8_0::quantize_q8_0;
+pub use quantize::{convert, quantize};
 
 /// Values in a run that shares its scale with at most one other: what [`Format::unpack`] yields at once.
 pub(crate) const SUB: usize = 32;

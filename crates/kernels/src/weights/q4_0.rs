@@ -3,7 +3,6 @@
 //! `f16 d`, then 16 bytes whose low nibbles are values 0..16 and high nibbles values 16..32.
 
 use super::{DType, Field, Format, Kind, Sub, Unit, half_at};
-use half::f16;
 
 pub(crate) struct Q4_0;
 
@@ -44,20 +43,4 @@ impl super::avx2::Avx2Format for Q4_0 {
         // SAFETY: 16 bytes of scales and 128 of nibbles make the panel block.
         unsafe { offset_regs(nibbles(block.add(16)), halves8(block), Self::OFFSET) }
     }
-}
-
-/// Rounds `values` (a multiple of 32, the rest is ignored) to Q4_0 in the file's layout.
-///
-/// The value of largest magnitude becomes -8, so that the asymmetric range -8..=7 is used in full.
-pub fn quantize_q4_0(values: &[f32]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(values.len() / 32 * 18);
-    for block in values.chunks_exact(32) {
-        let extreme = block.iter().fold(0f32, |best, &v| if v.abs() > best.abs() { v } else { best });
-        let d = extreme / -8.0;
-        let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-        let q = std::array::from_fn(|i| (block[i] * inverse + 8.5).clamp(0.0, 15.0) as u8);
-        out.extend(f16::from_f32(d).to_le_bytes());
-        out.extend(pack_nibbles(q));
-    }
-    out
 }

@@ -2,9 +2,8 @@
 //!
 //! `f16 d`, `f16 m`, then nibbles as in Q4_0.
 
-use super::q4_0::{pack_nibbles, unpack_nibbles};
+use super::q4_0::unpack_nibbles;
 use super::{DType, Field, Format, Kind, Sub, Unit, half_at};
-use half::f16;
 
 pub(crate) struct Q4_1;
 
@@ -36,20 +35,4 @@ impl super::avx2::Avx2Format for Q4_1 {
             Regs { w: nibbles(block.add(32)), scale: [scale; 2], min: [min; 2] }
         }
     }
-}
-
-/// Rounds `values` (a multiple of 32, the rest is ignored) to Q4_1 in the file's layout.
-pub fn quantize_q4_1(values: &[f32]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(values.len() / 32 * 20);
-    for block in values.chunks_exact(32) {
-        let min = block.iter().copied().fold(f32::INFINITY, f32::min);
-        let max = block.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let d = (max - min) / 15.0;
-        let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-        let q = std::array::from_fn(|i| ((block[i] - min) * inverse + 0.5).clamp(0.0, 15.0) as u8);
-        out.extend(f16::from_f32(d).to_le_bytes());
-        out.extend(f16::from_f32(min).to_le_bytes());
-        out.extend(pack_nibbles(q));
-    }
-    out
 }

@@ -3,7 +3,6 @@
 //! `f16 d`, then 32 signed bytes.
 
 use super::{DType, Field, Format, Kind, Sub, Unit, half_at};
-use half::f16;
 
 pub(crate) struct Q8_0;
 
@@ -46,16 +45,4 @@ impl super::avx2::Avx2Format for Q8_0 {
             offset_regs(w, halves8(block), 0)
         }
     }
-}
-
-/// Rounds `values` (a multiple of 32, the rest is ignored) to Q8_0 in the file's layout.
-pub fn quantize_q8_0(values: &[f32]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(values.len() / 32 * 34);
-    for block in values.chunks_exact(32) {
-        let largest = block.iter().fold(0f32, |best, v| best.max(v.abs()));
-        let inverse = if largest == 0.0 { 0.0 } else { 127.0 / largest };
-        out.extend(f16::from_f32(largest / 127.0).to_le_bytes());
-        out.extend(block.iter().map(|v| (v * inverse).round() as i8 as u8));
-    }
-    out
 }

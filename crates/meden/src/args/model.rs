@@ -1,6 +1,7 @@
 //! Which model, and how it is held and run.
 
 use meden_engine::{Isa, LoadOptions, WeightMode};
+use meden_files::quantize::Recipe;
 
 /// Flags that choose a model and how it is loaded.
 #[derive(clap::Args, Clone, Debug)]
@@ -18,11 +19,14 @@ pub struct ModelArgs {
     /// Instruction set of the kernels (scalar, avx2, avx512, amx); default: the best of this processor
     #[arg(long, value_name = "SET")]
     pub isa: Option<Isa>,
+    /// Quantise weights while loading (q8_0, q4_k_m, ...; the types of `meden quantize`), vectors stay F32
+    #[arg(long, value_name = "TYPE")]
+    pub quantize: Option<Recipe>,
 }
 
 impl ModelArgs {
     /// How to load.
     pub fn load_options(&self) -> LoadOptions {
-        LoadOptions { threads: self.threads, weights: self.weights, isa: self.isa }
+        LoadOptions { threads: self.threads, weights: self.weights, isa: self.isa, quantize: self.quantize }
     }
 }

@@ -8,5 +8,6 @@ pub mod eval;
 pub mod inspect;
 pub mod man;
 pub mod pull;
+pub mod quantize;
 pub mod run;
 pub mod tokenize;

@@ -18,6 +18,8 @@ const MODELS: &str = "gpt2 (byte-level BPE), llama (SentencePiece BPE)";
 pub(super) fn load(gguf: &Gguf, architecture: &str) -> Result<Tokenizer, TextError> {
     let place = gguf.path().display().to_string();
     match gguf.str("tokenizer.ggml.model")? {
+        // other programs write weights without a vocabulary so
+        "none" | "no_vocab" => Err(TextError::NoTokenizer { path: place }),
         "gpt2" => byte_level(gguf, &place),
         "llama" => sentence_piece(gguf, architecture, &place),
         other => Err(TextError::Unsupported {

@@ -130,7 +130,7 @@ fn guard<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, FileError> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, FileError> {
     let fail = |action: &str, source| FileError::Io { path: path.to_owned(), action: action.to_owned(), source };
     let len = std::fs::metadata(path).map_err(|e| fail("open", e))?.len();
     if len > FILE_MAX {

@@ -12,6 +12,7 @@ mod merge;
 mod pretokenizers;
 mod sentencepiece;
 mod specials;
+mod to_gguf;
 mod vocab;
 
 use std::borrow::Cow;

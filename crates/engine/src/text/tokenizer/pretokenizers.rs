@@ -13,7 +13,7 @@ use regex::Regex;
 use super::super::error::TextError;
 
 /// GPT-2.
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+";
+pub(super) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+";
 /// Llama 3: numbers in threes.
 const LLAMA3: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+";
@@ -108,6 +108,16 @@ const TABLE: &[Entry] = &[
 pub(super) fn known() -> String {
     let names: Vec<&str> = TABLE.iter().flat_map(|e| e.names).copied().collect();
     names.join(", ")
+}
+
+/// The name of the entry with these patterns, one after another; `None` if there is none.
+pub(super) fn name_of(patterns: &[String], whole_words: bool) -> Option<&'static str> {
+    let same = |e: &&Entry| {
+        e.whole_words == whole_words
+            && e.patterns.len() == patterns.len()
+            && e.patterns.iter().zip(patterns).all(|((a, _), b)| a == b)
+    };
+    TABLE.iter().find(same).map(|e| e.names[0])
 }
 
 /// One pattern, compiled.

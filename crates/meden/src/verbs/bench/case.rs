@@ -54,7 +54,10 @@ pub struct Measured {
 /// Does the work and tells it on standard output.
 pub fn run(case: &Case) -> anyhow::Result<Exit> {
     let isa = case.isa.as_deref().map(str::parse).transpose().map_err(|e| usage(format!("--isa: {e}")))?;
-    let args = ModelArgs { model: case.model.display().to_string(), threads: case.threads, weights: case.weights, isa };
+    let quantize =
+        case.quantize.as_deref().map(str::parse).transpose().map_err(|e| usage(format!("--quantize: {e}")))?;
+    let model = case.model.display().to_string();
+    let args = ModelArgs { model, threads: case.threads, weights: case.weights, isa, quantize };
     let start = Instant::now();
     let opened = load::open(&args, true)?;
     opened.check_context(&case.name(), case.tokens())?;

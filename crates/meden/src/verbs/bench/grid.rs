@@ -56,6 +56,8 @@ pub struct Case {
     pub model: PathBuf,
     /// How weights are held.
     pub weights: WeightMode,
+    /// Into which formats weights are quantised while loading, by name.
+    pub quantize: Option<String>,
     /// Instruction set, by name.
     pub isa: Option<String>,
     /// Threads, 0 for the default.

@@ -7,6 +7,7 @@ mod grid;
 mod view;
 
 use meden_engine::{Isa, KvType, Schedule, WeightMode};
+use meden_files::quantize::Recipe;
 use meden_kernels::limits::{self, Limits};
 use meden_kernels::pool::Pool;
 
@@ -64,6 +65,9 @@ pub struct Args {
     /// Instruction set of the kernels (scalar, avx2, avx512, amx); default: the best of this processor
     #[arg(long, value_name = "SET")]
     isa: Option<Isa>,
+    /// Quantise weights while loading (q8_0, q4_k_m, ...; the types of `meden quantize`)
+    #[arg(long, value_name = "TYPE")]
+    quantize: Option<Recipe>,
     /// Measure the machine instead: memory bandwidth, f32 and int8 peak
     #[arg(long)]
     limits: bool,
@@ -158,6 +162,7 @@ fn cases(args: &Args, global: Global) -> anyhow::Result<Vec<Case>> {
                             cases.extend(args.batch.iter().map(|&batch| Case {
                                 model: path.clone(),
                                 weights: args.weights,
+                                quantize: args.quantize.map(|recipe| recipe.to_string()),
                                 isa: args.isa.map(|isa| isa.to_string()),
                                 threads,
                                 press: press.name.clone(),

@@ -17,6 +17,8 @@ pub struct Row {
     pub model: String,
     /// How weights are held.
     pub weights: WeightMode,
+    /// Into which formats weights were quantised while loading.
+    pub quantize: Option<String>,
     /// Press and budget as written, or none.
     pub press: String,
     /// When the press acts.
@@ -77,6 +79,7 @@ impl Row {
         Row {
             model: case.model.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             weights: case.weights,
+            quantize: case.quantize.clone(),
             press: case.press.clone(),
             schedule: case.policy.as_ref().map(|p| p.schedule.to_string()),
             kv: case.kv.to_string(),

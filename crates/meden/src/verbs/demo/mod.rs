@@ -61,6 +61,7 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
         threads: args.model.threads,
         weights: args.model.weights,
         isa: args.model.isa.map(|isa| isa.to_string()),
+        quantize: args.model.quantize.map(|recipe| recipe.to_string()),
         kv: args.cache.kv,
         prefill_chunk: args.cache.prefill_chunk,
         policy,

@@ -29,6 +29,8 @@ pub struct SideSpec {
     pub weights: WeightMode,
     /// Instruction set, by name.
     pub isa: Option<String>,
+    /// Weight format to quantise to while loading.
+    pub quantize: Option<String>,
     /// Element type of the cache.
     pub kv: KvType,
     /// Most tokens read in one go.
@@ -126,7 +128,10 @@ impl Events for Told {
 /// Does the work and tells it on standard output.
 pub fn run(spec: &SideSpec) -> anyhow::Result<Exit> {
     let isa = spec.isa.as_deref().map(str::parse).transpose().map_err(|e| usage(format!("--isa: {e}")))?;
-    let args = ModelArgs { model: spec.model.display().to_string(), threads: spec.threads, weights: spec.weights, isa };
+    let quantize =
+        spec.quantize.as_deref().map(str::parse).transpose().map_err(|e| usage(format!("--quantize: {e}")))?;
+    let model = spec.model.display().to_string();
+    let args = ModelArgs { model, threads: spec.threads, weights: spec.weights, isa, quantize };
     let options = SessionOptions { kv_type: spec.kv, policy: spec.policy.clone(), prefill_chunk: spec.prefill_chunk };
     let task = Task::new(spec.depth);
     let opened = load::open(&args, true)?;

@@ -1,0 +1,16 @@
+//! To Q4_1: sixteen levels from the smallest value to the largest.
+
+use super::super::Q4_1;
+use super::super::q4_0::pack_nibbles;
+use super::{Quantize, even_levels, finite_half, inverse, put_half};
+
+impl Quantize for Q4_1 {
+    fn quantize(values: &[f32], block: &mut [u8]) {
+        let (d, min) = even_levels(values, 16.0);
+        let inverse = inverse(d);
+        put_half(block, 0, finite_half(d));
+        put_half(block, 2, finite_half(min));
+        let q = std::array::from_fn(|i| ((values[i] - min) * inverse + 0.5).clamp(0.0, 15.0) as u8);
+        block[4..].copy_from_slice(&pack_nibbles(q));
+    }
+}
