@@ -6,14 +6,13 @@
 # VMLINUZ  a Linux kernel image that boots from an initramfs alone and has a serial console built in; Debian
 #          13's cloud kernel (6.12) works, Debian 12's (6.1) hangs in Bochs. It need not be installed:
 #          unpack the package and point at boot/vmlinuz-*.
-# MODEL    a processor of Bochs: corei7_icelake_u (AVX-512 with VNNI, the default), arrow_lake (AVX-VNNI
-#          without AVX-512); `bochs -help cpu` lists them.
+# MODEL    a processor of Bochs: corei7_icelake_u (AVX-512 VNNI; the default), arrow_lake (AVX-VNNI alone)
 # TEST     what to build and run, as arguments of `cargo test`; default: --lib --test products --test golden
 #
 # Needs Bochs 3.0 or newer with the terminal display and its BIOS files (2.7 reports the AVX-512 state wrongly),
 # a static busybox, cpio, script, and grub-mkrescue with its i386-pc modules, xorriso and mtools. BOCHS and
 # BUSYBOX name other programs, BXSHARE the folder of BIOS files, SECONDS_MOST the limit (3600).
-# Booting takes some 40 s, the default tests some minutes. Exit status 0: every test passed.
+# Exit status 0: every test passed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 kernel=${1:?usage: $0 VMLINUZ [MODEL] [TEST...]}
@@ -45,8 +44,7 @@ for test in /tests/*; do
     $test --nocapture --test-threads=1 || failed=1
 done
 echo "== failed: $failed"
-# The console has to drain before the power goes.
-/busybox sleep 3
+/busybox sleep 3 # the console has to drain
 /busybox poweroff -f
 END
 chmod +x "$work/root/init"
@@ -54,10 +52,7 @@ chmod +x "$work/root/init"
 cp "$kernel" "$work/iso/boot/vmlinuz"
 cat >"$work/iso/boot/grub/grub.cfg" <<'END'
 set timeout=0
-menuentry tests {
-    linux /boot/vmlinuz console=ttyS0 quiet panic=-1 mitigations=off
-    initrd /boot/initrd
-}
+menuentry tests { linux /boot/vmlinuz console=ttyS0 quiet panic=-1 mitigations=off; initrd /boot/initrd; }
 END
 grub-mkrescue -o "$work/boot.iso" "$work/iso" 2>/dev/null
 cat >"$work/bochsrc" <<END

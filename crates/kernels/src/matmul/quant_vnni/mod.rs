@@ -144,22 +144,45 @@ unsafe fn few<V: Vnni, F: Avx2Format, const M: usize>(panel: &[u8], x: &Blocks, 
             for line in (0..size).step_by(64) {
                 _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(AHEAD + line).cast());
             }
-            let mut run = |s: usize| {
-                let regs = load::<F>(block, s);
-                for (i, sum) in sums.iter_mut().enumerate() {
-                    let x = Block { x, at: (b * per_block + s) * x.rows + row + i };
-                    *sum = add_block::<V, F>(&regs, &x, *sum);
-                }
-            };
+            let at = |s: usize| (block, (b * per_block + s) * x.rows + row);
             if M > 1 || per_block == 1 {
-                (0..per_block).for_each(run);
+                for s in 0..per_block {
+                    add_run::<V, F, M>(at(s), s, x, &mut sums);
+                }
             } else {
                 // Written out, every shift that depends on the run is a constant.
-                (run(0), run(1), run(2), run(3), run(4), run(5), run(6), run(7));
+                add_run::<V, F, M>(at(0), 0, x, &mut sums);
+                add_run::<V, F, M>(at(1), 1, x, &mut sums);
+                add_run::<V, F, M>(at(2), 2, x, &mut sums);
+                add_run::<V, F, M>(at(3), 3, x, &mut sums);
+                add_run::<V, F, M>(at(4), 4, x, &mut sums);
+                add_run::<V, F, M>(at(5), 5, x, &mut sums);
+                add_run::<V, F, M>(at(6), 6, x, &mut sums);
+                add_run::<V, F, M>(at(7), 7, x, &mut sums);
             }
         }
         for (sum, out) in sums.iter().zip(tile.chunks_exact_mut(QUANT_ROWS)) {
             _mm256_storeu_ps(out.as_mut_ptr(), *sum);
+        }
+    }
+}
+
+/// Adds the products of run `s` of a panel block with `M` rows of activations, from block `first` of them.
+///
+/// # Safety
+/// As [`single_panels`]; the block is one of the panel's, `first` a block of `x`.
+#[inline(always)]
+unsafe fn add_run<V: Vnni, F: Avx2Format, const M: usize>(
+    (block, first): (*const u8, usize),
+    s: usize,
+    x: &Blocks,
+    sums: &mut [__m256; M],
+) {
+    // SAFETY: the caller's promises, passed on.
+    unsafe {
+        let regs = load::<F>(block, s);
+        for (i, sum) in sums.iter_mut().enumerate() {
+            *sum = add_block::<V, F>(&regs, &Block { x, at: first + i }, *sum);
         }
     }
 }
@@ -238,7 +261,9 @@ unsafe fn load<F: Avx2Format>(block: *const u8, sub: usize) -> Regs {
     unsafe {
         let mut regs = F::load(block, sub);
         if F::KIND == Kind::S8 {
-            regs.w = regs.w.map(|w| _mm256_xor_si256(w, _mm256_set1_epi8(-128)));
+            for w in &mut regs.w {
+                *w = _mm256_xor_si256(*w, _mm256_set1_epi8(-128));
+            }
         }
         regs
     }
@@ -252,20 +277,32 @@ unsafe fn load<F: Avx2Format>(block: *const u8, sub: usize) -> Regs {
 unsafe fn add_block<V: Vnni, F: Avx2Format>(regs: &Regs, x: &Block, sum: __m256) -> __m256 {
     // SAFETY: the caller's promises, passed on.
     unsafe {
-        let dot = |groups: Range<usize>, start: i32| {
-            let add = |dot, g: usize| V::dpbusd(dot, regs.w[g], _mm256_set1_epi32(x.q(g)));
-            _mm256_cvtepi32_ps(groups.fold(_mm256_set1_epi32(start), add))
-        };
-        let [x_scale, x_sum] = x.scale_sum().map(|value| _mm256_set1_ps(value));
-        let scaled = |dot, h: usize, sum| _mm256_fmadd_ps(dot, _mm256_mul_ps(regs.scale[h], x_scale), sum);
+        let [x_scale, x_sum] = x.scale_sum();
+        let scale = |h: usize| _mm256_mul_ps(regs.scale[h], _mm256_set1_ps(x_scale));
         if F::HALVES {
-            let [low, high] = x.halves().map(|value| _mm256_set1_ps(value));
-            let sum = scaled(dot(0..4, 0), 0, sum);
-            let sum = scaled(dot(4..8, 0), 1, sum);
-            let sum = _mm256_fmadd_ps(regs.min[0], low, sum);
-            return _mm256_fmadd_ps(regs.min[1], high, sum);
+            let [low, high] = x.halves();
+            let sum = _mm256_fmadd_ps(dot::<V>(regs, x, 0..4, 0), scale(0), sum);
+            let sum = _mm256_fmadd_ps(dot::<V>(regs, x, 4..8, 0), scale(1), sum);
+            let sum = _mm256_fmadd_ps(regs.min[0], _mm256_set1_ps(low), sum);
+            return _mm256_fmadd_ps(regs.min[1], _mm256_set1_ps(high), sum);
         }
-        let sum = scaled(dot(0..8, x.start::<F>()), 0, sum);
-        if F::MIN || F::OFFSET != 0 { _mm256_fmadd_ps(regs.min[0], x_sum, sum) } else { sum }
+        let sum = _mm256_fmadd_ps(dot::<V>(regs, x, 0..8, x.start::<F>()), scale(0), sum);
+        if F::MIN || F::OFFSET != 0 { _mm256_fmadd_ps(regs.min[0], _mm256_set1_ps(x_sum), sum) } else { sum }
+    }
+}
+
+/// `start` and the products of some groups of four.
+///
+/// # Safety
+/// The extension is there, and `x` is a block.
+#[inline(always)]
+unsafe fn dot<V: Vnni>(regs: &Regs, x: &Block, groups: Range<usize>, start: i32) -> __m256 {
+    // SAFETY: the caller's promises, passed on.
+    unsafe {
+        let mut sum = _mm256_set1_epi32(start);
+        for g in groups {
+            sum = V::dpbusd(sum, regs.w[g], _mm256_set1_epi32(x.q(g)));
+        }
+        _mm256_cvtepi32_ps(sum)
     }
 }

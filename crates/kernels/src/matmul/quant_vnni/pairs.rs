@@ -88,26 +88,32 @@ unsafe fn add_block<F: Avx2Format>(
 ) {
     // SAFETY: both outputs have eight values.
     let sum = unsafe { join(_mm256_loadu_ps(low_out.as_ptr()), _mm256_loadu_ps(high_out.as_ptr())) };
-    let [x_scale, x_sum] = x.scale_sum().map(|value| _mm512_set1_ps(value));
-    let dot = |groups: Range<usize>, start: i32| {
-        let add = |dot, g: usize| _mm512_dpbusd_epi32(dot, regs.w[g], _mm512_set1_epi32(x.q(g)));
-        _mm512_cvtepi32_ps(groups.fold(_mm512_set1_epi32(start), add))
-    };
-    let scaled = |dot, h: usize, sum| _mm512_fmadd_ps(dot, _mm512_mul_ps(regs.scale[h], x_scale), sum);
-    let mut sum = if F::HALVES {
-        let [low, high] = x.halves().map(|value| _mm512_set1_ps(value));
-        let sum = scaled(dot(0..4, 0), 0, sum);
-        let sum = scaled(dot(4..8, 0), 1, sum);
-        _mm512_fmadd_ps(regs.min[1], high, _mm512_fmadd_ps(regs.min[0], low, sum))
+    let [x_scale, x_sum] = x.scale_sum();
+    let scale = |h: usize| _mm512_mul_ps(regs.scale[h], _mm512_set1_ps(x_scale));
+    let sum = if F::HALVES {
+        let [low, high] = x.halves();
+        let sum = _mm512_fmadd_ps(dot(regs, x, 0..4, 0), scale(0), sum);
+        let sum = _mm512_fmadd_ps(dot(regs, x, 4..8, 0), scale(1), sum);
+        let sum = _mm512_fmadd_ps(regs.min[0], _mm512_set1_ps(low), sum);
+        _mm512_fmadd_ps(regs.min[1], _mm512_set1_ps(high), sum)
     } else {
-        scaled(dot(0..8, x.start::<F>()), 0, sum)
+        let sum = _mm512_fmadd_ps(dot(regs, x, 0..8, x.start::<F>()), scale(0), sum);
+        if F::MIN || F::OFFSET != 0 { _mm512_fmadd_ps(regs.min[0], _mm512_set1_ps(x_sum), sum) } else { sum }
     };
-    if !F::HALVES && (F::MIN || F::OFFSET != 0) {
-        sum = _mm512_fmadd_ps(regs.min[0], x_sum, sum);
-    }
     // SAFETY: both outputs have eight values.
     unsafe {
         _mm256_storeu_ps(low_out.as_mut_ptr(), _mm512_castps512_ps256(sum));
         _mm256_storeu_ps(high_out.as_mut_ptr(), high(sum));
     }
+}
+
+/// `start` and the products of some groups of four.
+#[inline]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn dot(regs: &Pair, x: &Block, groups: Range<usize>, start: i32) -> __m512 {
+    let mut sum = _mm512_set1_epi32(start);
+    for g in groups {
+        sum = _mm512_dpbusd_epi32(sum, regs.w[g], _mm512_set1_epi32(x.q(g)));
+    }
+    _mm512_cvtepi32_ps(sum)
 }
