@@ -61,8 +61,9 @@ pub(super) unsafe fn panels<F: Avx2Format>(
     for run in 0..panel_bytes / size * per_block {
         let (block, s) = (run / per_block * size, run % per_block);
         for (pair, tiles) in panels.chunks_exact(2 * panel_bytes).zip(tile.chunks_exact_mut(2 * tile_size)) {
+            let block = pair[block..].as_ptr();
             // SAFETY: the block lies in both panels, run `s` in the block.
-            let [low, high] = [0, panel_bytes].map(|at| unsafe { load::<F>(pair.as_ptr().add(at + block), s) });
+            let (low, high) = unsafe { (load::<F>(block, s), load::<F>(block.add(panel_bytes), s)) };
             let regs = Pair::new(&low, &high);
             let (low, high) = tiles.split_at_mut(tile_size);
             let outs = low.as_chunks_mut().0.iter_mut().zip(high.as_chunks_mut().0);
