@@ -9,7 +9,7 @@
 # MODEL    a processor of Bochs: corei7_icelake_u (AVX-512 VNNI; the default), arrow_lake (AVX-VNNI alone)
 # TEST     what to build and run, as arguments of `cargo test`; default: --lib --test products --test golden
 #
-# Needs Bochs 3.0 or newer with the terminal display and its BIOS files (2.7 reports the AVX-512 state wrongly),
+# Needs Bochs 3.0 or newer with the terminal display and its BIOS files (2.7 misstates the layout of saved registers),
 # a static busybox, cpio, script, and grub-mkrescue with its i386-pc modules, xorriso and mtools. BOCHS and
 # BUSYBOX name other programs, BXSHARE the folder of BIOS files, SECONDS_MOST the limit (3600).
 # Exit status 0: every test passed.
