@@ -12,11 +12,12 @@ use std::str::FromStr;
 pub enum Isa {
     /// Portable Rust without `unsafe`: the twin that tests compare against.
     Scalar,
-    /// x86-64 with AVX2, FMA and F16C (any desktop or server since about 2013).
+    /// x86-64 with AVX2, FMA and F16C (any desktop or server since about 2013). Its quantised products use
+    /// AVX-VNNI where the processor has that too, which changes their speed and no bit of their results.
     Avx2,
     /// AVX-512 F, BW, VL and VNNI.
     Avx512,
-    /// [`Isa::Avx512`] and the int8 tiles of AMX.
+    /// [`Isa::Avx512`] and the int8 tiles of AMX. There are no kernels for tiles yet: it runs those of AVX-512.
     Amx,
 }
 
@@ -49,6 +50,19 @@ impl Isa {
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub(crate) fn runs_avx2(self) -> bool {
         self >= Isa::Avx2 && has_avx2()
+    }
+
+    /// True if AVX-512 code may run when this level was asked for.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn runs_avx512(self) -> bool {
+        self >= Isa::Avx512 && has_avx2() && has_avx512()
+    }
+
+    /// True if AVX-VNNI code may run when this level was asked for. No level of its own: where AVX2 products
+    /// are wanted, nobody wants the slower ones.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn runs_avx_vnni(self) -> bool {
+        self.runs_avx2() && is_x86_feature_detected!("avxvnni")
     }
 }
 

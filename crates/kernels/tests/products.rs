@@ -156,6 +156,28 @@ fn threads_rows_and_neighbours_change_no_bit() {
 }
 
 #[test]
+fn vector_levels_agree_to_the_bit() {
+    let levels: Vec<Isa> = Isa::available().into_iter().filter(|&isa| isa > Isa::Scalar).collect();
+    for dtype in DType::ALL {
+        let mut noise = Noise(29);
+        // An odd number of panels, the last one not full, and columns beyond one stretch of floats.
+        let (n, cols) = (35, 512);
+        let bytes = noise.weights(dtype, n, cols);
+        for m in [1, 2, 4, 5, 13] {
+            let x = noise.floats(m * cols);
+            let results = levels.iter().map(|&isa| {
+                let w = Matrix::new(dtype, n, cols, bytes.clone(), isa).expect("valid");
+                product(&Pool::new(1), &w, &x)
+            });
+            let results: Vec<Vec<f32>> = results.collect();
+            for (isa, result) in levels.iter().zip(&results) {
+                assert_eq!(*result, results[0], "{dtype} {isa} against {}: {m} rows", levels[0]);
+            }
+        }
+    }
+}
+
+#[test]
 fn several_products_at_once_are_the_products_one_by_one() {
     let mut noise = Noise(11);
     let (m, cols) = (5, 256);

@@ -51,6 +51,7 @@ pub struct Activations {
     q: Vec<i8>,
     scale_sum: Vec<[f32; 2]>,
     halves: Vec<[f32; 2]>,
+    totals: Vec<i32>,
 }
 
 /// The int8 copy as kernels see it; block `b` of row `i` is number `b * rows + i`.
@@ -64,6 +65,9 @@ pub(super) struct Blocks<'a> {
     pub(super) scale_sum: &'a [[f32; 2]],
     /// Scale times the sum of the first and of the last 16 integers.
     pub(super) halves: &'a [[f32; 2]],
+    /// Sum of the 32 integers: what kernels that make signed weights unsigned have to take off again.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    pub(super) totals: &'a [i32],
 }
 
 /// A block's numbers beside its integers.
@@ -105,6 +109,7 @@ impl Activations {
         self.q.resize(blocks * SUB, 0);
         self.scale_sum.resize(blocks, [0.0; 2]);
         self.halves.resize(blocks, [0.0; 2]);
+        self.totals.resize(blocks, 0);
         if !x.is_empty() {
             self.fill(pool, x, isa);
         }
@@ -132,7 +137,8 @@ impl Activations {
 
     /// The int8 copy.
     pub(super) fn blocks(&self) -> Blocks<'_> {
-        Blocks { rows: self.rows, q: &self.q, scale_sum: &self.scale_sum, halves: &self.halves }
+        let totals = &self.totals;
+        Blocks { rows: self.rows, q: &self.q, scale_sum: &self.scale_sum, halves: &self.halves, totals }
     }
 
     fn fill(&mut self, pool: &Pool, x: &[f32], isa: Isa) {
@@ -144,6 +150,7 @@ impl Activations {
             q: SendPtr(self.q.as_mut_ptr()),
             scale_sum: SendPtr(self.scale_sum.as_mut_ptr()),
             halves: SendPtr(self.halves.as_mut_ptr()),
+            totals: SendPtr(self.totals.as_mut_ptr()),
         };
         let one_row = |i: usize| {
             let row = &x[i * cols..][..cols];
@@ -172,6 +179,7 @@ struct BlockSink {
     q: SendPtr<i8>,
     scale_sum: SendPtr<[f32; 2]>,
     halves: SendPtr<[f32; 2]>,
+    totals: SendPtr<i32>,
 }
 
 impl BlockSink {
@@ -184,9 +192,11 @@ impl BlockSink {
             // SAFETY: `at` is a block of row `i`, see above; a block has 32 integers.
             let q = unsafe { &mut *self.q.get().add(at * SUB).cast::<[i8; SUB]>() };
             let BlockSums { scale, halves } = quantize_block(values, q, isa);
+            let total = halves[0] + halves[1];
             let halves = halves.map(|sum| sum as f32);
             // SAFETY: as above.
             unsafe {
+                self.totals.get().add(at).write(total);
                 self.scale_sum.get().add(at).write([scale, scale * (halves[0] + halves[1])]);
                 self.halves.get().add(at).write(halves.map(|sum| scale * sum));
             }

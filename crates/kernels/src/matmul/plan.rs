@@ -132,7 +132,7 @@ fn multiply(w: &Matrix, panels: &[u8], x: &Activations, rows: Range<usize>, tile
     if w.isa().runs_avx2() {
         // SAFETY: AVX2, FMA and F16C were detected; shapes were checked by `matmul_many`, so `x` has the
         // matrix's columns, `rows` is within it, and the tile was sized above.
-        unsafe { multiply_avx2(w, panels, x, rows, tile, scratch) };
+        unsafe { multiply_x86(w, panels, x, rows, tile, scratch) };
         return;
     }
     let _ = scratch;
@@ -152,9 +152,10 @@ fn multiply(w: &Matrix, panels: &[u8], x: &Activations, rows: Range<usize>, tile
 }
 
 /// # Safety
-/// As [`super::quant_avx2::quant_panels`] and [`super::float_avx2::float_panel`].
+/// AVX2, FMA and F16C are there. Shapes: as [`super::quant_avx2::quant_panels`] and
+/// [`super::float_avx2::float_panel`].
 #[cfg(target_arch = "x86_64")]
-unsafe fn multiply_avx2(
+unsafe fn multiply_x86(
     w: &Matrix,
     panels: &[u8],
     x: &Activations,
@@ -162,17 +163,28 @@ unsafe fn multiply_avx2(
     tile: &mut [f32],
     scratch: &mut Scratch,
 ) {
-    let (cols, size) = (x.cols(), w.panel_bytes());
-    // SAFETY: the caller's promises, passed on.
+    use super::{float_avx2, float_avx512, quant_avx2, quant_vnni};
+    let (cols, size, isa) = (x.cols(), w.panel_bytes(), w.isa());
+    // SAFETY: the caller's promises, passed on; what more a kernel needs has just been detected.
     unsafe {
         crate::weights::with_format!(
             w.dtype(),
-            F => super::quant_avx2::quant_panels::<F>(panels, size, &x.blocks(), rows, tile, scratch),
+            F => if isa.runs_avx512() {
+                quant_vnni::avx512_panels::<F>(panels, size, &x.blocks(), rows, tile);
+            } else if isa.runs_avx_vnni() {
+                quant_vnni::avx_panels::<F>(panels, size, &x.blocks(), rows, tile);
+            } else {
+                quant_avx2::quant_panels::<F>(panels, size, &x.blocks(), rows, tile, scratch);
+            },
             float => {
                 let tiles = tile.chunks_exact_mut(rows.len() * panel_rows(w.dtype()));
                 let x = &x.floats()[rows.start * cols..rows.end * cols];
                 for (panel, tile) in panels.chunks_exact(size).zip(tiles) {
-                    super::float_avx2::float_panel(w.dtype(), panel, x, cols, tile, &mut scratch.wide);
+                    if isa.runs_avx512() {
+                        float_avx512::float_panel(w.dtype(), panel, x, cols, tile);
+                    } else {
+                        float_avx2::float_panel(w.dtype(), panel, x, cols, tile, &mut scratch.wide);
+                    }
                 }
             }
         );
