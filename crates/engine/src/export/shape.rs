@@ -97,12 +97,13 @@ pub(super) fn check(wanted: &Config, got: &Config) -> Result<(), EngineError> {
         return refuse("sizes", format!("{:?}", sizes(wanted)), format!("{:?}", sizes(got)));
     }
     for (field, wanted, got) in [
-        ("query_pre_attn_scalar", wanted.attention_scale, got.attention_scale),
+        // as config.json has it: the scale is one over its root
+        ("query_pre_attn_scalar", wanted.attention_scale.powi(-2), got.attention_scale.powi(-2)),
         ("rms_norm_eps", wanted.norm_eps, got.norm_eps),
         ("attn_logit_softcapping", wanted.attention_softcap.unwrap_or(0.0), got.attention_softcap.unwrap_or(0.0)),
         ("final_logit_softcapping", wanted.final_softcap.unwrap_or(0.0), got.final_softcap.unwrap_or(0.0)),
     ] {
-        if (wanted - got).abs() > 1e-6 * wanted.abs() {
+        if (wanted - got).abs() > 1e-5 * wanted.abs() {
             return refuse(field, wanted.to_string(), got.to_string());
         }
     }
