@@ -6,6 +6,7 @@ mod config_hf;
 pub(crate) mod forward;
 mod load;
 pub mod rope;
+mod size;
 
 use std::sync::Arc;
 

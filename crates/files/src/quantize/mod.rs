@@ -1,6 +1,6 @@
 //! Model files in another, usually smaller, weight format.
 //!
-//! [`Recipe`] says which format each tensor gets and is the only place that does: [`write`] uses it to make a
+//! [`Recipe`] says which format each tensor gets and is the only place that does: [`write()`] uses it to make a
 //! file, the engine to quantise while it loads. [`convert`](meden_kernels::weights::convert) does the work.
 
 mod error;
