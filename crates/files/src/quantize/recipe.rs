@@ -162,7 +162,7 @@ pub struct Substitute {
     pub tensors: usize,
 }
 
-/// Counts of substitutes, a row for each pair of formats.
+/// Counts of substitutes, a row for each pair of formats, in a fixed order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Substitutes(Vec<Substitute>);
@@ -174,14 +174,19 @@ impl Substitutes {
             return;
         }
         let (wanted, used) = (choice.wanted.name(), choice.dtype.name());
-        match self.0.iter_mut().find(|s| s.wanted == wanted && s.used == used) {
-            Some(row) => row.tensors += 1,
-            None => self.0.push(Substitute {
-                wanted: wanted.to_owned(),
-                used: used.to_owned(),
-                block: choice.wanted.block_len(),
-                tensors: 1,
-            }),
+        // In a fixed order, since tensors are counted in whatever order threads come to them; Q before F.
+        let order = |s: &Substitute| s.wanted.as_str().cmp(wanted).then(used.cmp(s.used.as_str()));
+        match self.0.binary_search_by(order) {
+            Ok(at) => self.0[at].tensors += 1,
+            Err(at) => self.0.insert(
+                at,
+                Substitute {
+                    wanted: wanted.to_owned(),
+                    used: used.to_owned(),
+                    block: choice.wanted.block_len(),
+                    tensors: 1,
+                },
+            ),
         }
     }
 
