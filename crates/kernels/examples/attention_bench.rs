@@ -1,10 +1,13 @@
 //! How fast attention is: bytes a second when decoding, operations a second when prefilling.
 //!
-//! `cargo run --release -p meden-kernels --example attention_bench [-- decode|prefill]`. Each figure is the best of
+//! `cargo run --release -p meden-kernels --example attention_bench [-- decode|prefill|columns]`. Each figure is the best of
 //! several runs, because other work on the machine can only make a run slower. Decoding visits many layers in turn, so
 //! that it reads from memory and not from the processor's own caches.
 
-use meden_kernels::attention::{AttendInput, AttendParams, AttendScratch, HeadView, KvType, PageLayout, attend};
+use meden_kernels::attention::{
+    AttendInput, AttendParams, AttendScratch, Columns, HeadView, KvType, PageLayout, Reduce,
+};
+use meden_kernels::attention::{attend, attend_lse, attention_columns};
 use meden_kernels::isa::Isa;
 use meden_kernels::mem::{PageBuf, Slab};
 use meden_kernels::pool::Pool;
@@ -54,8 +57,17 @@ impl Layer {
     }
 }
 
+/// What is asked of a cache.
+#[derive(Clone, Copy, PartialEq)]
+enum What {
+    Attend,
+    Lse,
+    Columns,
+}
+
 /// Queries at the end of a cache, and what they need.
 struct Work {
+    what: What,
     pool: Pool,
     m: usize,
     runs: usize,
@@ -67,6 +79,8 @@ fn seconds(work: &Work, model: &Model, layers: &[Layer]) -> f64 {
     let q: Vec<f32> = (0..m * model.q_heads * model.dim).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
     let q_positions: Vec<u32> = (slots - m..slots).map(|p| p as u32).collect();
     let mut out = vec![0.0; m * model.q_heads * model.dim];
+    let mut lse = vec![10.0; m * model.q_heads];
+    let mut mass = vec![vec![0.0; slots]; model.q_heads];
     let mut scratch = AttendScratch::default();
     let params = AttendParams { scale: 1.0 / (model.dim as f32).sqrt(), softcap: None, window: None };
     let pages: Vec<Vec<Vec<&[u8]>>> =
@@ -78,7 +92,16 @@ fn seconds(work: &Work, model: &Model, layers: &[Layer]) -> f64 {
             let heads: Vec<HeadView> = pages.iter().map(|p| view(p)).collect();
             let input = AttendInput { q: &q, q_positions: &q_positions, q_heads: model.q_heads, heads: &heads, params };
             let start = Instant::now();
-            attend(&work.pool, Isa::best(), &input, &mut out, None, &mut scratch).expect("shapes fit");
+            let (pool, isa) = (&work.pool, Isa::best());
+            let done = match work.what {
+                What::Attend => attend(pool, isa, &input, &mut out, None, &mut scratch),
+                What::Lse => attend_lse(pool, isa, &input, &mut lse, &mut scratch),
+                What::Columns => {
+                    let columns = Columns { input: &input, lse: &lse, weights: None, reduce: Reduce::Sum };
+                    attention_columns(pool, isa, &columns, &mut mass, &mut scratch)
+                }
+            };
+            done.expect("shapes fit");
             *best = start.elapsed().min(*best);
         }
     }
@@ -96,7 +119,8 @@ fn decode() {
                     (0..(160 << 20) / bytes.max(4 << 20) + 1).map(|_| Layer::new(model, kind, slots)).collect();
                 print!("{:24} {kind:4} {slots:6} slots", model.name);
                 for threads in [1, 2] {
-                    let time = seconds(&Work { pool: Pool::new(threads), m: 1, runs: 9 }, model, &layers);
+                    let time =
+                        seconds(&Work { what: What::Attend, pool: Pool::new(threads), m: 1, runs: 9 }, model, &layers);
                     print!("   {threads} thr {:6.1} ({:7.1})", bytes as f64 / time / 1e9, time * 1e6);
                 }
                 println!();
@@ -114,7 +138,8 @@ fn prefill() {
                 let pairs = m as f64 * (slots as f64 - (m as f64 - 1.0) / 2.0) * model.q_heads as f64;
                 print!("{:24} {kind:4} m {m:4} n {slots:5}", model.name);
                 for threads in [1, 2] {
-                    let time = seconds(&Work { pool: Pool::new(threads), m, runs: 5 }, model, &layers);
+                    let time =
+                        seconds(&Work { what: What::Attend, pool: Pool::new(threads), m, runs: 5 }, model, &layers);
                     print!("   {threads} thr {:6.1}", 4.0 * model.dim as f64 * pairs / time / 1e9);
                 }
                 println!();
@@ -123,12 +148,33 @@ fn prefill() {
     }
 }
 
-fn main() {
-    let what = std::env::args().nth(1);
-    if what.as_deref() != Some("prefill") {
-        decode();
+/// The mass of each column, beside the attention that had to come before it.
+fn columns() {
+    println!("milliseconds a layer, one thread: attention, its lse alone, mass by column");
+    for model in &MODELS[..3] {
+        for (m, slots) in [(1, 8192), (4, 8192), (32, 8192), (512, 512), (512, 4096)] {
+            for kind in KvType::ALL {
+                let layers = [Layer::new(model, kind, slots)];
+                print!("{:24} {kind:4} m {m:4} n {slots:5}", model.name);
+                for what in [What::Attend, What::Lse, What::Columns] {
+                    let time = seconds(&Work { what, pool: Pool::new(1), m, runs: 5 }, model, &layers);
+                    print!(" {:9.3}", time * 1e3);
+                }
+                println!();
+            }
+        }
     }
-    if what.as_deref() != Some("decode") {
-        prefill();
+}
+
+fn main() {
+    match std::env::args().nth(1).as_deref() {
+        Some("decode") => decode(),
+        Some("prefill") => prefill(),
+        Some("columns") => columns(),
+        _ => {
+            decode();
+            prefill();
+            columns();
+        }
     }
 }

@@ -1,145 +1,59 @@
 //! Ragged attention against its scalar twin, and the twin against the textbook.
 #![allow(clippy::unwrap_used)]
 
+mod ragged;
+
 use meden_kernels::KernelError;
-use meden_kernels::attention::{AttendInput, AttendParams, AttendScratch, HeadView, KvType, PageLayout, attend};
+use meden_kernels::attention::{
+    AttendInput, AttendParams, AttendScratch, HeadView, KvType, PageLayout, attend, attend_lse,
+};
 use meden_kernels::isa::Isa;
 use meden_kernels::pool::Pool;
 use proptest::prelude::*;
-
-/// A small generator, so that a failing case is its seed.
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    /// Roughly normal.
-    fn value(&mut self) -> f32 {
-        (0..4).map(|_| (self.next() >> 40) as f32 / (1 << 24) as f32 - 0.5).sum::<f32>() * 1.7
-    }
-
-    fn values(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.value()).collect()
-    }
-}
-
-/// One kv head's slots, stored in pages.
-#[derive(Debug)]
-struct Head {
-    layout: PageLayout,
-    pages: Vec<Vec<u8>>,
-    positions: Vec<u32>,
-}
-
-impl Head {
-    fn new(noise: &mut Noise, layout: PageLayout, positions: Vec<u32>) -> Head {
-        // Unused bytes are NaN patterns: reading one would show.
-        let mut pages = vec![vec![0xff; layout.page_bytes()]; layout.pages_for(positions.len())];
-        for slot in 0..positions.len() {
-            let (key, value) = (noise.values(layout.key_dim()), noise.values(layout.value_dim()));
-            layout.write(&mut pages[slot / layout.tokens()], slot % layout.tokens(), &key, &value);
-        }
-        Head { layout, pages, positions }
-    }
-}
-
-#[derive(Debug)]
-struct Case {
-    heads: Vec<Head>,
-    group: usize,
-    q: Vec<f32>,
-    q_positions: Vec<u32>,
-    params: AttendParams,
-}
+use ragged::{Case, Head, Noise, cases, positions};
 
 struct Answer {
     out: Vec<f32>,
     lse: Vec<f32>,
 }
 
-impl Case {
-    fn run(&self, isa: Isa, threads: usize) -> Answer {
-        self.run_some(isa, threads, 0..self.q_positions.len())
-    }
+fn run(case: &Case, isa: Isa, threads: usize) -> Answer {
+    run_some(case, isa, threads, 0..case.q_positions.len())
+}
 
-    fn run_some(&self, isa: Isa, threads: usize, queries: std::ops::Range<usize>) -> Answer {
-        let pages: Vec<Vec<&[u8]>> = self.heads.iter().map(|h| h.pages.iter().map(|p| &p[..]).collect()).collect();
-        let heads: Vec<HeadView> = self
-            .heads
-            .iter()
-            .zip(&pages)
-            .map(|(h, pages)| HeadView { layout: h.layout, pages, positions: &h.positions })
-            .collect();
-        let q_heads = heads.len() * self.group;
-        let layout = &self.heads[0].layout;
-        let width = q_heads * layout.key_dim();
-        let input = AttendInput {
-            q: &self.q[queries.start * width..queries.end * width],
-            q_positions: &self.q_positions[queries.clone()],
-            q_heads,
-            heads: &heads,
-            params: self.params,
-        };
-        let mut out = vec![f32::NAN; queries.len() * q_heads * layout.value_dim()];
-        let mut lse = vec![f32::NAN; queries.len() * q_heads];
-        let mut scratch = AttendScratch::default();
-        attend(&Pool::new(threads), isa, &input, &mut out, Some(&mut lse), &mut scratch).expect("sizes fit");
-        Answer { out, lse }
-    }
+fn run_some(case: &Case, isa: Isa, threads: usize, queries: std::ops::Range<usize>) -> Answer {
+    let rows = queries.len() * case.q_heads();
+    let (mut out, mut lse) = (vec![f32::NAN; rows * case.heads[0].layout.value_dim()], vec![f32::NAN; rows]);
+    let mut scratch = AttendScratch::default();
+    case.with(queries, |input| attend(&Pool::new(threads), isa, input, &mut out, Some(&mut lse), &mut scratch))
+        .expect("sizes fit");
+    Answer { out, lse }
+}
 
-    /// Softmax attention in f64 over every slot, hidden ones at minus infinity; nothing clever.
-    fn textbook(&self) -> Answer {
-        let (key_dim, value_dim) = (self.heads[0].layout.key_dim(), self.heads[0].layout.value_dim());
-        let (mut out, mut lse) = (vec![], vec![]);
-        for (i, &position) in self.q_positions.iter().enumerate() {
-            for h in 0..self.heads.len() * self.group {
-                let head = &self.heads[h / self.group];
-                let q = &self.q[(i * self.heads.len() * self.group + h) * key_dim..][..key_dim];
-                let (mut keys, mut values) = (vec![0.0; key_dim], vec![0.0; value_dim]);
-                let mut logits = vec![];
-                for (slot, &at) in head.positions.iter().enumerate() {
-                    head.layout.read_key(
-                        &head.pages[slot / head.layout.tokens()],
-                        slot % head.layout.tokens(),
-                        &mut keys,
-                    );
-                    let dot: f64 = q.iter().zip(&keys).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
-                    let mut logit = dot * f64::from(self.params.scale);
-                    if let Some(cap) = self.params.softcap.map(f64::from) {
-                        logit = cap * (logit / cap).tanh();
-                    }
-                    let hidden = at > position || self.params.window.is_some_and(|w| position - at >= w);
-                    logits.push(if hidden { f64::NEG_INFINITY } else { logit });
-                }
-                let top = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                let mut row = vec![0.0f64; value_dim];
-                let mut total = 0.0;
-                for (slot, logit) in logits.iter().enumerate().filter(|l| *l.1 > f64::NEG_INFINITY) {
-                    let weight = (logit - top).exp();
-                    total += weight;
-                    head.layout.read_value(
-                        &head.pages[slot / head.layout.tokens()],
-                        slot % head.layout.tokens(),
-                        &mut values,
-                    );
-                    row.iter_mut().zip(&values).for_each(|(o, v)| *o += weight * f64::from(*v));
-                }
-                let total_or_one = if total == 0.0 { 1.0 } else { total };
-                out.extend(row.iter().map(|o| (o / total_or_one) as f32));
-                lse.push((top + total.ln()) as f32);
+/// Softmax attention in f64 over every slot, hidden ones at minus infinity; nothing clever.
+fn textbook(case: &Case) -> Answer {
+    let value_dim = case.heads[0].layout.value_dim();
+    let (mut out, mut lse) = (vec![], vec![]);
+    for i in 0..case.q_positions.len() {
+        for h in 0..case.q_heads() {
+            let head = &case.heads[h / case.group];
+            let logits = case.logits(i, h);
+            let top = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let (mut row, mut values) = (vec![0.0f64; value_dim], vec![0.0; value_dim]);
+            let mut total = 0.0;
+            for (slot, logit) in logits.iter().enumerate().filter(|l| *l.1 > f64::NEG_INFINITY) {
+                let weight = (logit - top).exp();
+                total += weight;
+                let (page, at) = (slot / head.layout.tokens(), slot % head.layout.tokens());
+                head.layout.read_value(&head.pages[page], at, &mut values);
+                row.iter_mut().zip(&values).for_each(|(o, v)| *o += weight * f64::from(*v));
             }
+            let total_or_one = if total == 0.0 { 1.0 } else { total };
+            out.extend(row.iter().map(|o| (o / total_or_one) as f32));
+            lse.push((top + total.ln()) as f32);
         }
-        Answer { out, lse }
     }
+    Answer { out, lse }
 }
 
 fn close(got: &Answer, expected: &Answer, tolerance: f32) -> Result<(), TestCaseError> {
@@ -157,70 +71,46 @@ fn bits(answer: &Answer) -> Vec<u32> {
     answer.out.iter().chain(&answer.lse).map(|x| x.to_bits()).collect()
 }
 
-/// Increasing positions with gaps, as evictions leave them.
-fn positions(noise: &mut Noise, count: usize, end: u64) -> Vec<u32> {
-    let mut all: Vec<u32> = vec![];
-    while all.len() < count {
-        all.push(noise.below(end) as u32);
-        all.sort_unstable();
-        all.dedup();
-    }
-    all
-}
-
-fn cases() -> impl Strategy<Value = Case> {
-    let shape = (1usize..=4, prop::sample::select(vec![1usize, 3, 8]), 1usize..=40);
-    let dims = prop::sample::select(vec![
-        (16, 16),
-        (32, 32),
-        (64, 64),
-        (80, 80),
-        (96, 96),
-        (128, 128),
-        (256, 256),
-        (64, 96),
-        (20, 13),
-    ]);
-    let kind = || prop::sample::select(KvType::ALL.to_vec());
-    let limits = (prop::option::of(1u32..400), prop::option::of(prop::sample::select(vec![2.0f32, 30.0])));
-    let slots = prop::sample::select(vec![0usize, 1, 2, 17, 100, 300, 700]);
-    (shape, dims, (kind(), kind()), limits, prop::collection::vec(slots, 4), any::<u64>()).prop_map(
-        |((kv_heads, group, m), (key_dim, value_dim), (key, value), (window, softcap), slots, seed)| {
-            let mut noise = Noise(seed);
-            let layout = PageLayout::new(key_dim, value_dim, key, value);
-            let end = 1000;
-            let heads: Vec<Head> = slots[..kv_heads]
-                .iter()
-                .map(|&n| {
-                    let positions = positions(&mut noise, n, end);
-                    Head::new(&mut noise, layout, positions)
-                })
-                .collect();
-            let q = noise.values(m * kv_heads * group * key_dim);
-            // Sometimes in the middle of what is cached, sometimes at its end.
-            let first = noise.below(end) as u32;
-            let q_positions = (first..first + m as u32).collect();
-            let params = AttendParams { scale: 1.0 / (key_dim as f32).sqrt(), softcap, window };
-            Case { heads, group, q, q_positions, params }
-        },
-    )
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 120, ..ProptestConfig::default() })]
 
     #[test]
     fn every_instruction_set_agrees_with_the_textbook(case in cases()) {
-        let expected = case.textbook();
+        let expected = textbook(&case);
         for isa in Isa::available() {
-            close(&case.run(isa, 1), &expected, 1e-5)?;
+            close(&run(&case, isa, 1), &expected, 1e-5)?;
         }
     }
 
     #[test]
     fn two_threads_give_the_bits_of_one(case in cases()) {
         for isa in Isa::available() {
-            prop_assert_eq!(bits(&case.run(isa, 1)), bits(&case.run(isa, 2)));
+            prop_assert_eq!(bits(&run(&case, isa, 1)), bits(&run(&case, isa, 2)));
+        }
+    }
+}
+
+/// The logarithms alone have the bits they have beside the outputs, on both paths.
+#[test]
+fn lse_alone_is_the_lse_of_attention() {
+    let mut noise = Noise(5);
+    for m in [1, 4, 50] {
+        let layout = PageLayout::new(80, 64, KvType::Q8, KvType::F16);
+        let heads = [300, 0, 77].map(|n| {
+            let positions = positions(&mut noise, n, 900);
+            Head::new(&mut noise, layout, positions)
+        });
+        let params = AttendParams { scale: 0.125, softcap: Some(30.0), window: Some(500) };
+        let q_positions = (600..600 + m as u32).collect();
+        let case = Case { heads: heads.into(), group: 2, q: noise.values(m * 6 * 80), q_positions, params };
+        for isa in Isa::available() {
+            let mut lse = vec![f32::NAN; m * 6];
+            let mut scratch = AttendScratch::default();
+            let alone = |input: &AttendInput| attend_lse(&Pool::new(2), isa, input, &mut lse, &mut scratch);
+            case.with(0..m, alone).unwrap();
+            assert!(lse.iter().any(|x| x.is_finite()));
+            let out = vec![];
+            assert_eq!(bits(&Answer { out, lse }), bits(&Answer { out: vec![], ..run(&case, isa, 1) }), "{isa}, {m}");
         }
     }
 }
@@ -243,8 +133,8 @@ fn queries_get_the_same_bits_whatever_they_share_a_call_with() {
             let q_positions = (500..500 + m as u32).collect();
             let case = Case { heads: heads.into(), group: 3, q, q_positions, params };
             for isa in Isa::available() {
-                let whole = case.run(isa, 1);
-                let parts: Vec<Answer> = cuts.windows(2).map(|cut| case.run_some(isa, 2, cut[0]..cut[1])).collect();
+                let whole = run(&case, isa, 1);
+                let parts: Vec<Answer> = cuts.windows(2).map(|cut| run_some(&case, isa, 2, cut[0]..cut[1])).collect();
                 let out: Vec<f32> = parts.iter().flat_map(|p| p.out.clone()).collect();
                 let lse: Vec<f32> = parts.iter().flat_map(|p| p.lse.clone()).collect();
                 assert_eq!(bits(&whole), bits(&Answer { out, lse }), "{isa}, {m} queries");
@@ -297,7 +187,7 @@ fn kept_slots_alone_equal_the_dense_cache_with_the_evicted_ones_masked() {
         params,
     };
     for isa in Isa::available() {
-        for (got, expected) in case.run(isa, 2).out.iter().zip(&expected) {
+        for (got, expected) in run(&case, isa, 2).out.iter().zip(&expected) {
             let error = (f64::from(*got) - expected).abs();
             assert!(error <= 1e-5 * expected.abs().max(0.1), "{isa}: {got} against {expected}");
         }
@@ -315,7 +205,7 @@ fn a_query_before_every_key_gives_zeros_and_minus_infinity() {
         let head = Head { layout, pages: head.pages.clone(), positions: head.positions.clone() };
         let case = Case { heads: vec![head], group: 2, q, q_positions, params };
         for isa in Isa::available() {
-            let answer = case.run(isa, 1);
+            let answer = run(&case, isa, 1);
             assert!(answer.out.iter().all(|x| *x == 0.0), "{isa}");
             assert!(answer.lse.iter().all(|x| *x == f32::NEG_INFINITY), "{isa}");
         }

@@ -18,7 +18,7 @@ pub(super) const TILE: usize = 64;
 pub(super) const ROWS: usize = 6;
 
 /// Logits, then weights, of a block against a tile.
-type Weights = [[f32; TILE]; ROWS];
+pub(super) type Weights = [[f32; TILE]; ROWS];
 
 /// Adds a tile, whose first slot is `first`, to a block of `ranges.len()` rows.
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -29,16 +29,8 @@ pub(super) fn meet(
     ranges: &[Range<usize>],
     (first, softcap): (usize, Option<f32>),
 ) {
-    let clip = |slot: usize| slot.clamp(first, first + TILE) - first;
-    let mut seen: [Range<usize>; ROWS] = Default::default();
-    for (seen, range) in seen.iter_mut().zip(ranges) {
-        *seen = clip(range.start)..clip(range.end).max(clip(range.start));
-    }
-    let seeing = || seen.iter().filter(|s| !s.is_empty());
-    let (Some(start), Some(end)) = (seeing().map(|s| s.start).min(), seeing().map(|s| s.end).max()) else {
-        return;
-    };
-    let job = Job { tile, queries: queries.as_chunks().0, seen: &seen, used: start..end, softcap };
+    let Some(block) = Block::seen(ranges, first) else { return };
+    let job = Job { tile, queries: queries.as_chunks().0, block: &block, softcap };
     let sums = sums.as_chunks_mut::<16>().0.as_chunks_mut::<ROWS>().0;
     match ranges.len() {
         1 => rows::<1>(&job, softmax, sums),
@@ -50,26 +42,66 @@ pub(super) fn meet(
     }
 }
 
+/// What a block's rows see of a tile.
+pub(super) struct Block {
+    /// Slots of the tile that each row sees.
+    pub seen: [Range<usize>; ROWS],
+    /// Slots that any row sees.
+    pub used: Range<usize>,
+}
+
+impl Block {
+    /// `ranges` are the slots each row sees of the whole cache, `first` is the tile's first; none if it is all hidden.
+    pub fn seen(ranges: &[Range<usize>], first: usize) -> Option<Block> {
+        let clip = |slot: usize| slot.clamp(first, first + TILE) - first;
+        let mut seen: [Range<usize>; ROWS] = Default::default();
+        for (seen, range) in seen.iter_mut().zip(ranges) {
+            *seen = clip(range.start)..clip(range.end).max(clip(range.start));
+        }
+        let seeing = || seen.iter().filter(|s| !s.is_empty());
+        let (start, end) = (seeing().map(|s| s.start).min()?, seeing().map(|s| s.end).max()?);
+        Some(Block { used: start..end, seen })
+    }
+}
+
 struct Job<'a> {
     tile: &'a Tile,
     queries: &'a [[f32; ROWS]],
-    /// Slots of the tile that each row sees.
-    seen: &'a [Range<usize>; ROWS],
-    /// Slots that any row sees.
-    used: Range<usize>,
+    block: &'a Block,
     softcap: Option<f32>,
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn rows<const R: usize>(job: &Job, softmax: &mut Softmax, sums: &mut [[[f32; 16]; ROWS]]) {
     let mut weights: Weights = [[0.0; TILE]; ROWS];
-    let panels = job.tile.keys.as_chunks::<16>().0.chunks_exact(job.tile.key_dim.max(1)).enumerate();
-    for (panel, keys) in panels.take(job.used.end.div_ceil(16)).skip(job.used.start / 16) {
-        logits::<R>(job.queries, keys, &mut weights, panel);
-    }
-    let decay = soften::<R, TILE>(softmax, &mut weights, TILE, job.seen, job.softcap);
+    all_logits::<R>(job.block, job.tile, job.queries, &mut weights);
+    let decay = soften::<R, TILE>(softmax, &mut weights, TILE, &job.block.seen, job.softcap);
     for (values, sums) in job.tile.values.as_chunks::<16>().0.as_chunks::<TILE>().0.iter().zip(sums) {
-        mix::<R>(&weights, values, job.used.clone(), (&decay, sums));
+        mix::<R>(&weights, values, job.block.used.clone(), (&decay, sums));
+    }
+}
+
+/// The logits alone of the first `rows` rows of a block, before any softcap; slots that no row sees may keep what was
+/// there. A row's bits are those it has in [`meet`].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn logits_of(block: &Block, rows: usize, tile: &Tile, queries: &[f32], to: &mut Weights) {
+    let queries = queries.as_chunks().0;
+    match rows {
+        1 => all_logits::<1>(block, tile, queries, to),
+        2 => all_logits::<2>(block, tile, queries, to),
+        3 => all_logits::<3>(block, tile, queries, to),
+        4 => all_logits::<4>(block, tile, queries, to),
+        5 => all_logits::<5>(block, tile, queries, to),
+        _ => all_logits::<6>(block, tile, queries, to),
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn all_logits<const R: usize>(block: &Block, tile: &Tile, queries: &[[f32; ROWS]], to: &mut Weights) {
+    let panels = tile.keys.as_chunks::<16>().0.chunks_exact(tile.key_dim.max(1)).enumerate();
+    for (panel, keys) in panels.take(block.used.end.div_ceil(16)).skip(block.used.start / 16) {
+        logits::<R>(queries, keys, to, panel);
     }
 }
 

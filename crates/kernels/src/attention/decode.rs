@@ -19,7 +19,7 @@ pub(super) const BLOCK: usize = 4;
 /// Floats behind a row's partial output: largest logit and sum, padded to a vector.
 pub(super) const STATE: usize = 8;
 /// Multiplications below which waking other threads costs more than it saves.
-const INLINE_WORK: usize = 1 << 17;
+pub(super) const INLINE_WORK: usize = 1 << 17;
 
 /// Which slots of a head one task reads.
 #[derive(Clone, Debug)]

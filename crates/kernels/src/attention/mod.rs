@@ -6,10 +6,13 @@
 //! * `prefill`: many rows. Compute-bound, so tiles of keys are converted once and met by register-blocked kernels,
 //!   with the softmax carried along (Dao et al., FlashAttention, 2022; Milakov & Gimelshein, online softmax, 2018).
 //!
+//! `columns` asks the opposite question, how much each slot is looked at, with the tiles of `prefill`.
+//!
 //! `scalar` is the plain twin of both, and what the tests compare with.
 
 #[cfg(target_arch = "x86_64")]
 mod block;
+mod columns;
 #[cfg(target_arch = "x86_64")]
 mod decode;
 #[cfg(target_arch = "x86_64")]
@@ -31,6 +34,7 @@ mod tile;
 #[cfg(target_arch = "x86_64")]
 mod values;
 
+pub use columns::{Columns, Reduce, attention_columns};
 pub use layout::{KvType, PageLayout, Q8_GROUP, UnknownKvType};
 
 use crate::KernelError;
@@ -110,18 +114,47 @@ pub fn attend(
     scratch: &mut AttendScratch,
 ) -> Result<(), KernelError> {
     let shape = Shape::check(input, out.len(), lse.as_ref().map(|l| l.len()))?;
+    run(pool, isa, input, &shape, (out, lse), scratch);
+    Ok(())
+}
+
+/// The `lse` of [`attend`] alone, with its bits: values are neither read nor added up, which saves half of the work.
+///
+/// # Errors
+/// Those of [`attend`].
+pub fn attend_lse(
+    pool: &Pool,
+    isa: Isa,
+    input: &AttendInput,
+    lse: &mut [f32],
+    scratch: &mut AttendScratch,
+) -> Result<(), KernelError> {
+    let shape = Shape::of(input)?;
+    length("the lse buffer (m, q_heads)", "values", shape.m * input.q_heads, lse.len())?;
+    // Outputs without a channel.
+    run(pool, isa, input, &Shape { value_dim: 0, ..shape }, (&mut [], Some(lse)), scratch);
+    Ok(())
+}
+
+fn run(
+    pool: &Pool,
+    isa: Isa,
+    input: &AttendInput,
+    shape: &Shape,
+    results: (&mut [f32], Option<&mut [f32]>),
+    scratch: &mut AttendScratch,
+) {
     #[cfg(target_arch = "x86_64")]
     if isa.runs_avx2() {
         if shape.m * shape.group <= DECODE_ROWS || shape.m == 1 {
-            decode::attend(pool, input, &shape, (out, lse), scratch);
+            decode::attend(pool, input, shape, results, scratch);
         } else {
-            prefill::attend(pool, input, &shape, (out, lse), scratch);
+            prefill::attend(pool, input, shape, results, scratch);
         }
-        return Ok(());
+        return;
     }
     let _ = isa;
-    scalar::attend(pool, input, &shape, (out, lse), scratch);
-    Ok(())
+    scalar::attend(pool, input, shape, results, scratch);
 }
 
 /// The sizes of one call, checked against each other.
@@ -132,11 +165,22 @@ pub(crate) struct Shape {
     /// Query heads that share one kv head.
     pub group: usize,
     pub key_dim: usize,
+    /// Zero where values are not asked for.
     pub value_dim: usize,
 }
 
 impl Shape {
     fn check(input: &AttendInput, out: usize, lse: Option<usize>) -> Result<Shape, KernelError> {
+        let shape = Shape::of(input)?;
+        let rows = shape.m * input.q_heads;
+        length("the output buffer (m, q_heads, value_dim)", "values", rows * shape.value_dim, out)?;
+        if let Some(lse) = lse {
+            length("the lse buffer (m, q_heads)", "values", rows, lse)?;
+        }
+        Ok(shape)
+    }
+
+    fn of(input: &AttendInput) -> Result<Shape, KernelError> {
         let (m, q_heads, kv_heads) = (input.q_positions.len(), input.q_heads, input.heads.len());
         let Some(first) = input.heads.first() else {
             return Err(KernelError::Mismatch { what: "query heads and kv heads", left: q_heads, right: 0 });
@@ -152,10 +196,6 @@ impl Shape {
         let group = q_heads / kv_heads;
         expect("query heads against a whole number for each kv head", q_heads, group * kv_heads)?;
         length("the query buffer (m, q_heads, key_dim)", "values", m * q_heads * key_dim, input.q.len())?;
-        length("the output buffer (m, q_heads, value_dim)", "values", m * q_heads * value_dim, out)?;
-        if let Some(lse) = lse {
-            length("the lse buffer (m, q_heads)", "values", m * q_heads, lse)?;
-        }
         for head in input.heads {
             let layout = &head.layout;
             expect("key widths of two heads", key_dim, layout.key_dim())?;

@@ -124,11 +124,14 @@ impl Worker {
         let depth = task.shape.key_dim;
         for first in (seen.start / TILE * TILE..seen.end).step_by(TILE) {
             let slots = first..(first + TILE).min(view.positions.len());
-            tile::load(&mut self.tile, view, slots.clone());
+            tile::load_keys(&mut self.tile, view, slots.clone());
+            if panels > 0 {
+                tile::load_values(&mut self.tile, view, slots);
+            }
             let queries = self.queries.chunks_exact((depth * ROWS).max(1));
-            let sums = self.sums.chunks_exact_mut((panels * ROWS * 16).max(1));
-            let ranges = self.ranges.chunks(ROWS);
-            for (((block, queries), sums), ranges) in self.blocks.iter_mut().zip(queries).zip(sums).zip(ranges) {
+            let blocks = self.blocks.iter_mut().zip(queries).zip(self.ranges.chunks(ROWS));
+            for (i, ((block, queries), ranges)) in blocks.enumerate() {
+                let sums = &mut self.sums[i * panels * ROWS * 16..][..panels * ROWS * 16];
                 block::meet(block, &self.tile, (queries, sums), ranges, (first, params.softcap));
             }
         }

@@ -2,7 +2,8 @@
 //!
 //! It is the path of processors without AVX2 and the judge in the tests, so it stays three loops that can be read.
 
-use super::{AttendInput, AttendScratch, HeadView, Shape, visible};
+use super::columns::{Columns, Reduce};
+use super::{AttendInput, AttendParams, AttendScratch, HeadView, Shape, visible};
 use crate::pool::Pool;
 
 /// See [`super::attend`]; lengths have been checked.
@@ -67,17 +68,16 @@ fn attend_one(
     }
     let mut logit = |slot: usize| {
         head.layout.read_key(head.pages[slot / tokens], slot % tokens, key);
-        let dot: f32 = query.values.iter().zip(&*key).map(|(q, k)| q * k).sum();
-        match params.softcap {
-            Some(cap) => cap * (dot * params.scale / cap).tanh(),
-            None => dot * params.scale,
-        }
+        params.logit(query.values, key)
     };
     let largest = slots.clone().map(&mut logit).fold(f32::NEG_INFINITY, f32::max);
     let mut total = 0.0;
     for slot in slots {
         let weight = (logit(slot) - largest).exp();
         total += weight;
+        if out.is_empty() {
+            continue; // only the sum is asked for
+        }
         head.layout.read_value(head.pages[slot / tokens], slot % tokens, value);
         for (o, v) in out.iter_mut().zip(&*value) {
             *o += weight * v;
@@ -87,4 +87,39 @@ fn attend_one(
         *o /= total;
     }
     largest + total.ln()
+}
+
+impl AttendParams {
+    fn logit(&self, query: &[f32], key: &[f32]) -> f32 {
+        let dot: f32 = query.iter().zip(key).map(|(q, k)| q * k).sum();
+        match self.softcap {
+            Some(cap) => cap * (dot * self.scale / cap).tanh(),
+            None => dot * self.scale,
+        }
+    }
+}
+
+/// See [`super::attention_columns`]; lengths have been checked. A thread has a row of columns to itself.
+pub(super) fn columns(pool: &Pool, columns: &Columns, shape: &Shape, out: &mut [Vec<f32>]) {
+    let (input, dim) = (columns.input, shape.key_dim);
+    pool.chunks(out, 1, |h, rows| {
+        let head = &input.heads[h / shape.group];
+        let tokens = head.layout.tokens();
+        let mut key = vec![0.0; dim];
+        for (i, &position) in input.q_positions.iter().enumerate() {
+            let row = i * input.q_heads + h;
+            let factor = columns.weights.map_or(1.0, |w| w[i]);
+            for slot in visible(head.positions, position, input.params.window) {
+                head.layout.read_key(head.pages[slot / tokens], slot % tokens, &mut key);
+                let logit = input.params.logit(&input.q[row * dim..][..dim], &key);
+                let mass = factor * (logit - columns.lse[row]).exp();
+                for out in rows.iter_mut().map(|row| &mut row[slot]) {
+                    *out = match columns.reduce {
+                        Reduce::Max if !out.is_nan() && !mass.is_nan() => out.max(mass),
+                        _ => *out + mass,
+                    };
+                }
+            }
+        }
+    });
 }

@@ -52,7 +52,7 @@ pub(super) fn soften<const R: usize, const W: usize>(
         let vectors = &mut weights.as_chunks_mut::<8>().0[..count.div_ceil(8)];
         if let Some(cap) = softcap {
             for v in vectors.iter_mut() {
-                let x = _mm256_mul_ps(_mm256_set1_ps(cap * LOG2E), tanh(load(v)));
+                let x = capped(load(v), cap);
                 store(v, x);
             }
         }
@@ -87,10 +87,17 @@ pub(super) fn soften<const R: usize, const W: usize>(
     decay
 }
 
+/// The logit, in units of log 2, that a softcap makes of its argument.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn capped(x: __m256, cap: f32) -> __m256 {
+    _mm256_mul_ps(_mm256_set1_ps(cap * LOG2E), tanh(x))
+}
+
 /// All ones in the lanes whose index, from `first` on, lies in `seen`.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn inside(first: usize, seen: &Range<usize>) -> __m256 {
+pub(super) fn inside(first: usize, seen: &Range<usize>) -> __m256 {
     let lane = _mm256_add_epi32(_mm256_set1_epi32(first as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
     let before = _mm256_cmpgt_epi32(_mm256_set1_epi32(seen.start as i32), lane);
     let within = _mm256_cmpgt_epi32(_mm256_set1_epi32(seen.end as i32), lane);

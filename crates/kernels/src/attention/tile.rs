@@ -23,20 +23,26 @@ pub(super) struct Tile {
 /// The stored rows of a tile, wherever their pages are: (values, scales); empty behind the last slot.
 type Stored<'a> = [(&'a [u8], &'a [u8]); TILE];
 
-/// Converts `slots` of a head.
+/// Converts the keys of `slots` of a head.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn load(tile: &mut Tile, head: &HeadView, slots: Range<usize>) {
+pub(super) fn load_keys(tile: &mut Tile, head: &HeadView, slots: Range<usize>) {
     let layout = &head.layout;
-    let (key_dim, panels) = (layout.key_dim(), layout.value_dim().div_ceil(16));
+    let key_dim = layout.key_dim();
     tile.key_dim = key_dim;
     tile.keys.resize(TILE * key_dim, 0.0);
-    tile.values.resize(TILE * panels * 16, 0.0);
-    let keys = stored(head, &layout.key_part(), slots.clone());
+    let keys = stored(head, &layout.key_part(), slots);
     match layout.key_type() {
         KvType::F32 => transpose_keys::<F32>(&keys, key_dim, &mut tile.keys),
         KvType::F16 => transpose_keys::<F16>(&keys, key_dim, &mut tile.keys),
         KvType::Q8 => transpose_keys::<Q8>(&keys, key_dim, &mut tile.keys),
     }
+}
+
+/// Converts the values of `slots` of a head.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn load_values(tile: &mut Tile, head: &HeadView, slots: Range<usize>) {
+    let layout = &head.layout;
+    tile.values.resize(TILE * layout.value_dim().next_multiple_of(16), 0.0);
     let values = stored(head, &layout.value_part(), slots);
     match layout.value_type() {
         KvType::F32 => convert_values::<F32>(&values, &mut tile.values),
