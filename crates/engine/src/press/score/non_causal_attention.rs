@@ -55,8 +55,6 @@ pub(crate) struct Ready {
 
 /// Queries that wait for their chunk to be complete.
 struct Waiting<'a> {
-    /// Position of the first.
-    first: usize,
     /// `(tokens, q_heads, head_dim)`.
     rows: &'a [f32],
 }
@@ -85,7 +83,7 @@ impl Ready {
         }
         while waiting.len() / width >= self.chunk + self.hold_back {
             let start = end - waiting.len() / width;
-            let rows = Waiting { first: start, rows: &waiting[..self.chunk * width] };
+            let rows = Waiting { rows: &waiting[..self.chunk * width] };
             let group = c.group();
             for (number, head) in cache.heads_mut().iter_mut().enumerate() {
                 let slots = slots_of(head, start, self.chunk);
@@ -103,7 +101,7 @@ impl Ready {
         let waiting = layer.state.named.get(&name).ok_or_else(|| layer.missing("non_causal_attention", "queries"))?;
         let count = (waiting.len() / width).saturating_sub(self.hold_back.min(waiting.len() / width));
         let start = layer.next - waiting.len() / width;
-        let rows = Waiting { first: start, rows: &waiting[..count * width] };
+        let rows = Waiting { rows: &waiting[..count * width] };
         // the reference pads the last chunk with zero queries and keys, whose logits are (nearly) zero, not hidden
         let padding = if layer.kvpress() && count > 0 { self.chunk - count } else { 0 };
         scores.each(layer, |number, head, row| {
@@ -150,7 +148,8 @@ fn chunk_mass(
             let floor = if padding > 0 { 0.0 } else { f32::NEG_INFINITY };
             let top = weights.iter().copied().fold(floor, f32::max);
             weights.iter_mut().for_each(|w| *w = (*w - top).exp());
-            let total: f32 = weights.iter().sum::<f32>() + padding as f32 * (-top).exp();
+            let beside = if padding > 0 { padding as f32 * (-top).exp() } else { 0.0 };
+            let total: f32 = weights.iter().sum::<f32>() + beside;
             mass.iter_mut().zip(&weights).for_each(|(m, w)| *m += w / total / group as f32);
         }
     }
@@ -159,7 +158,6 @@ fn chunk_mass(
         let even = padding as f32 / (padding + slots.len()) as f32;
         mass.iter_mut().for_each(|m| *m += even);
     }
-    debug_assert!(waiting.first <= waiting.first + waiting.rows.len());
     mass
 }
 

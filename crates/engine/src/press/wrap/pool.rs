@@ -12,7 +12,8 @@ pub(crate) struct PoolHead<'a> {
     pub protect: Protect,
 }
 
-/// Choose `total` slots among all heads. In each head what is protected and the best `safe` stay in any case; the rest
+/// Choose `total` slots among all heads. In each head what is protected and the best, `safe` together at least, stay in
+/// any case; the rest
 /// goes to the best scores of the pool, equal scores to the lower position, then to the earlier head. Slots come out
 /// ascending, one list a head.
 pub(crate) fn pool(heads: &[PoolHead<'_>], total: usize, safe: usize) -> Vec<Vec<u32>> {
@@ -20,8 +21,11 @@ pub(crate) fn pool(heads: &[PoolHead<'_>], total: usize, safe: usize) -> Vec<Vec
     let mut free: Vec<(usize, u32)> = Vec::new();
     for (number, head) in heads.iter().enumerate() {
         let mut order: Vec<u32> = (0..head.scores.len() as u32).collect();
-        let better = |&a: &u32, &b: &u32| {
-            head.scores[b as usize].total_cmp(&head.scores[a as usize]).then(a.cmp(&b))
+        // what is protected counts towards the best that stay in any case
+        let forced = |&slot: &u32| head.protect.covers(slot as usize, head.positions);
+        let better = |a: &u32, b: &u32| {
+            let by_score = head.scores[*b as usize].total_cmp(&head.scores[*a as usize]);
+            forced(b).cmp(&forced(a)).then(by_score).then(a.cmp(b))
         };
         let safe = safe.min(order.len());
         if safe > 0 && safe < order.len() {
@@ -29,11 +33,7 @@ pub(crate) fn pool(heads: &[PoolHead<'_>], total: usize, safe: usize) -> Vec<Vec
         }
         let (mut stay, rest) = (order[..safe].to_vec(), &order[safe..]);
         for &slot in rest {
-            if head.protect.covers(slot as usize, head.positions) {
-                stay.push(slot);
-            } else {
-                free.push((number, slot));
-            }
+            if forced(&slot) { stay.push(slot) } else { free.push((number, slot)) }
         }
         keep.push(stay);
     }
