@@ -40,6 +40,8 @@ pub(crate) struct Now<'a> {
 pub(crate) struct Plan {
     pub policy: Policy,
     press: Arc<dyn Press>,
+    /// The press is not the policy's: a caller brought it.
+    foreign: bool,
     skipped: Vec<bool>,
     sliding: Vec<bool>,
     full: usize,
@@ -72,8 +74,19 @@ pub(crate) struct Counters {
 impl Plan {
     /// Check a policy against a model. A budget that cannot be met is refused with the smallest that can.
     pub fn compile(policy: &Policy, config: &Config, cache: &KvCache) -> Result<Plan, EngineError> {
-        let press = policy.press.build()?;
-        let adaptivity = policy.press.info().adaptivity;
+        let mut plan = Plan::compile_with(policy, policy.press.build()?, config, cache)?;
+        plan.foreign = false;
+        Ok(plan)
+    }
+
+    /// The same with a press that is not in the registry; the policy's own is not looked at.
+    pub fn compile_with(
+        policy: &Policy,
+        press: Arc<dyn Press>,
+        config: &Config,
+        cache: &KvCache,
+    ) -> Result<Plan, EngineError> {
+        let adaptivity = super::registry::find(press.name()).map_or(Adaptivity::LayersAndHeads, |info| info.adaptivity);
         let refuse = |why: String| EngineError::Press { press: press.name().to_string(), why };
         let sliding: Vec<bool> = config.attention.iter().map(|a| a.window.is_some()).collect();
         let full = sliding.iter().filter(|s| !**s).count();
@@ -132,6 +145,7 @@ impl Plan {
         Ok(Plan {
             policy: policy.clone(),
             press,
+            foreign: true,
             skipped,
             sliding,
             full,
@@ -145,6 +159,19 @@ impl Plan {
     pub fn inherit(&mut self, other: &Plan) {
         self.counters = other.counters.clone();
         self.acted.clone_from(&other.acted);
+    }
+
+    /// Did a caller bring the press?
+    pub fn is_foreign(&self) -> bool {
+        self.foreign
+    }
+
+    /// A plan for a fork of the session.
+    pub fn fork(&self, config: &Config, cache: &KvCache) -> Result<Plan, EngineError> {
+        let mut plan = Plan::compile_with(&self.policy, self.press.clone(), config, cache)?;
+        plan.foreign = self.foreign;
+        plan.inherit(self);
+        Ok(plan)
     }
 
     /// Tokens seen when each layer was last acted on.
