@@ -40,7 +40,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Ok(session)
     };
     let (dense, _) = timed(|| read(Vec::new()));
-    println!("| press | gather, % of the prefill | press, % | together, ms of one processor |\n| --- | --- | --- | --- |");
+    println!(
+        "| press | gather, % of the prefill | press, % | together, ms of one processor |\n| --- | --- | --- | --- |"
+    );
     println!("| (dense prefill of {tokens} tokens) | | | {:.0} |", dense * 1e3);
     for name in names {
         let press: PressSpec = name.parse()?;

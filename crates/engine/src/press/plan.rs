@@ -298,7 +298,8 @@ impl Plan {
             }
             return Ok(());
         }
-        if self.press.scope() == Scope::Cache || self.press.needs().replay {
+        // renumbering waits too: a pass that fails half-way must not leave layers at different positions
+        if self.press.scope() == Scope::Cache || self.press.needs().replay || self.press.renumbers() {
             return Ok(());
         }
         self.press_layer(layer, cache, now, state)
@@ -322,14 +323,18 @@ impl Plan {
 
     /// Act on all layers together, once a pass is through; for presses whose decision reaches over layers.
     pub fn act_on_cache(&mut self, cache: &mut KvCache, now: &Now<'_>, watch: &Watch) -> Result<(), EngineError> {
-        if self.press.scope() != Scope::Cache || self.press.needs().replay {
+        if self.press.needs().replay || (self.press.scope() == Scope::Layer && !self.press.renumbers()) {
             return Ok(());
         }
         let due = |l: &usize| !self.sliding[*l] && !self.skipped[*l] && self.due(*l, &cache.layers()[*l], now);
-        if !(0..self.skipped.len()).any(|l| due(&l)) {
+        let due: Vec<usize> = (0..self.skipped.len()).filter(due).collect();
+        if self.press.scope() == Scope::Layer {
+            for layer in due {
+                self.press_layer(layer, cache.layer_mut(layer), now, &watch.layers()[layer])?;
+            }
             return Ok(());
         }
-        self.press_cache(cache, now, watch)
+        if due.is_empty() { Ok(()) } else { self.press_cache(cache, now, watch) }
     }
 
     fn press_cache(&mut self, cache: &mut KvCache, now: &Now<'_>, watch: &Watch) -> Result<(), EngineError> {
