@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod control;
+pub mod forecast;
 mod snapshot;
 mod stats;
 
