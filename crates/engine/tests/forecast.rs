@@ -4,8 +4,7 @@ mod common;
 
 use common::{load, oracle};
 use meden_engine::{
-    Budget, Control, EngineError, KvType, Policy, PressSpec, Run, Schedule, Session, SessionOptions, SkipOverflow,
-    WeightMode,
+    Budget, Control, EngineError, KvType, Policy, Run, Schedule, Session, SessionOptions, SkipOverflow, WeightMode,
 };
 
 fn policies() -> Vec<Option<Policy>> {
@@ -13,7 +12,7 @@ fn policies() -> Vec<Option<Policy>> {
     for budget in [Budget::Ratio(0.4), Budget::Ratio(0.05), Budget::Tokens(40), Budget::Bytes(220 << 10)] {
         for schedule in ["prefill_end", "prefill_chunk:24,decode_every:8", "prefill_chunk:24", "decode_every:5"] {
             for skip_overflow in [SkipOverflow::Window, SkipOverflow::Grow] {
-                let mut policy = Policy::new(PressSpec::Knorm {}, budget);
+                let mut policy = Policy::new("knorm".parse().unwrap(), budget);
                 policy.schedule = schedule.parse::<Schedule>().unwrap();
                 policy.skip_overflow = skip_overflow;
                 policy.skip_layers = Some(vec![0]);
@@ -33,12 +32,16 @@ fn a_forecast_is_what_the_session_then_measures() {
         let model = load(&folder.join(family), WeightMode::Native, 1);
         for (number, policy) in policies().into_iter().enumerate() {
             let kv_type = KvType::ALL[number % 3];
-            let options = SessionOptions { kv_type, policy, prefill_chunk: 64 };
+            let mut options = SessionOptions { kv_type, prefill_chunk: 64, ..SessionOptions::default() };
+            options.policy = policy;
             let run = Run { prompt: 150 + number, decode: 13 };
             let forecast = match options.forecast(model.config(), run) {
                 Ok(forecast) => forecast,
                 Err(EngineError::Press { .. }) => {
-                    assert!(Session::new(model.clone(), options).is_err(), "{family} {number}: only the forecast refused");
+                    assert!(
+                        Session::new(model.clone(), options).is_err(),
+                        "{family} {number}: only the forecast refused"
+                    );
                     refused += 1;
                     continue;
                 }

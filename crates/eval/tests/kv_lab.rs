@@ -26,11 +26,15 @@ fn model(name: &str) -> Option<Arc<Model>> {
     Some(Model::load(&files, &LoadOptions::default()).expect("it loads"))
 }
 
+fn press(name: &str) -> PressSpec {
+    name.parse().expect("a press")
+}
+
 fn spec(tasks: &[TaskKind]) -> Spec {
     Spec {
         tasks: tasks.to_vec(),
         lengths: vec![300],
-        presses: vec![PressSpec::Knorm {}, PressSpec::StreamingLlm { n_sink: 4 }],
+        presses: vec![press("knorm"), press("streaming_llm")],
         ratios: vec![0.5, 0.9],
         kv: vec![KvType::F32, KvType::Q8],
         questions: vec![Question::Unseen, Question::Seen],
@@ -43,7 +47,12 @@ fn spec(tasks: &[TaskKind]) -> Spec {
 }
 
 /// Runs a sweep on top of `store`; what was emitted.
-fn sweep(model: &Arc<Model>, spec: &Spec, store: &mut Store, stop_after: usize) -> (Vec<Record>, Result<sweep::Done, EvalError>) {
+fn sweep(
+    model: &Arc<Model>,
+    spec: &Spec,
+    store: &mut Store,
+    stop_after: usize,
+) -> (Vec<Record>, Result<sweep::Done, EvalError>) {
     let codec = Codec::new(None, None, model.config().vocab).unwrap();
     let texts = Texts::new("test", TEXT, &codec).unwrap();
     let subject = Subject { model, source: Source { texts: &texts, codec: &codec, template: false } };
@@ -66,7 +75,8 @@ fn sweep(model: &Arc<Model>, spec: &Spec, store: &mut Store, stop_after: usize) 
 #[test]
 fn the_dense_cell_is_no_distance_from_itself_and_presses_are_and_bytes_are_real() {
     let Some(model) = model("llama") else { return };
-    let spec = spec(&[TaskKind::Continuation, TaskKind::Passkey, TaskKind::Questions, TaskKind::Capped, TaskKind::Decode]);
+    let spec =
+        spec(&[TaskKind::Continuation, TaskKind::Passkey, TaskKind::Questions, TaskKind::Capped, TaskKind::Decode]);
     let (records, result) = sweep(&model, &spec, &mut Store::default(), usize::MAX);
     result.unwrap();
     // 3 tasks without a question and 2 with one seen or not; 4 items; 2 types of 1 + 4 cells
@@ -136,7 +146,7 @@ fn alr_is_never_negative_at_most_its_length_and_leaves_sliding_layers_out() {
     for name in ["llama", "gemma2"] {
         let Some(model) = model(name) else { return };
         let ids: Vec<u32> = TEXT.bytes().take(121).map(u32::from).collect();
-        let presses = [PressSpec::Knorm {}, PressSpec::KnormHigh {}, PressSpec::StreamingLlm { n_sink: 0 }];
+        let presses = ["knorm", "knorm_high", "streaming_llm"].map(press);
         let maps = alr::maps(&model, &ids, &presses, &mut Control::default()).unwrap();
         let config = model.config();
         for map in &maps {
@@ -149,7 +159,6 @@ fn alr_is_never_negative_at_most_its_length_and_leaves_sliding_layers_out() {
                 }
             }
         }
-        // lowest and highest norms dropped first are opposite orders: together they lose what any order and its reverse do
         let sums: Vec<f64> = maps.iter().map(|m| m.mean_area).collect();
         assert!(sums.iter().all(|s| *s > 0.0 && *s < 1.0), "{sums:?}");
     }
@@ -158,6 +167,6 @@ fn alr_is_never_negative_at_most_its_length_and_leaves_sliding_layers_out() {
 #[test]
 fn alr_needs_a_query_and_something_cached() {
     let Some(model) = model("llama") else { return };
-    let short = alr::maps(&model, &[1], &[PressSpec::Knorm {}], &mut Control::default());
+    let short = alr::maps(&model, &[1], &[press("knorm")], &mut Control::default());
     assert!(matches!(short, Err(EvalError::TooShort { needed: 2, .. })));
 }

@@ -21,8 +21,11 @@ fn path(path: &Path) -> String {
 fn a_plan_is_what_a_run_then_measures() {
     for family in ["llama", "gemma3", "mistral-sliding"] {
         let Some(model) = tiny(family) else { return };
-        for (budget, schedule) in [("40%", "prefill_end"), ("48", "prefill_chunk:16,decode_every:4"), ("96KiB", "prefill_end")] {
-            let flags = ["--press", "knorm", "--kv-budget", budget, "--sinks", "2", "--recents", "8", "--schedule", schedule];
+        for (budget, schedule) in
+            [("40%", "prefill_end"), ("48", "prefill_chunk:16,decode_every:4"), ("128KiB", "prefill_end")]
+        {
+            let flags =
+                ["--press", "knorm", "--kv-budget", budget, "--sinks", "2", "--recents", "8", "--schedule", schedule];
             let flags = flags.into_iter().chain(["--skip-layers", "0"]);
             let plan = ["kv", "plan", "-m", &model, "--json", "--context", "200", "--decode", "5", "--kv", "q8"];
             let plan = run(plan.into_iter().chain(flags.clone()));
@@ -41,7 +44,15 @@ fn a_plan_is_what_a_run_then_measures() {
             }
             assert_eq!(real.code, 0, "{}", real.err);
             let cache = &real.json()["cache"];
-            for name in ["seen", "kv_bytes", "page_bytes", "metadata_bytes", "dense_bytes", "peak_page_bytes", "kept_tokens_mean"] {
+            for name in [
+                "seen",
+                "kv_bytes",
+                "page_bytes",
+                "metadata_bytes",
+                "dense_bytes",
+                "peak_page_bytes",
+                "kept_tokens_mean",
+            ] {
                 assert_eq!(row[name], cache[name], "{family} {budget} {schedule}: {name}");
             }
         }
@@ -86,8 +97,26 @@ fn presses_names_every_press_with_its_parameters() {
 fn sweep_flags(model: &str, out: &Path) -> Vec<String> {
     let out = path(out);
     let flags = [
-        "kv", "sweep", "-m", model, "--tasks", "continuation,passkey", "--lengths", "256", "--press", "knorm,streaming_llm",
-        "--ratios", "0.5,0.9", "--items", "3", "--sinks", "2", "--recents", "8", "--out", &out,
+        "kv",
+        "sweep",
+        "-m",
+        model,
+        "--tasks",
+        "continuation,passkey",
+        "--lengths",
+        "256",
+        "--press",
+        "knorm,streaming_llm",
+        "--ratios",
+        "0.5,0.9",
+        "--items",
+        "3",
+        "--sinks",
+        "2",
+        "--recents",
+        "8",
+        "--out",
+        &out,
     ];
     flags.iter().map(|f| (*f).to_owned()).collect()
 }
@@ -164,7 +193,8 @@ fn ctrl_c_stops_a_sweep_with_code_10_and_whole_lines() {
     while fs::metadata(&file).map_or(0, |m| m.len()) < 1500 && begun.elapsed() < Duration::from_secs(120) {
         std::thread::sleep(Duration::from_millis(2));
     }
-    let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs");
+    let killed =
+        std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs");
     assert!(killed.success());
     let said = Said::from(child.wait_with_output().expect("it ends"));
     assert_eq!(said.code, 10, "{}", said.err);
@@ -210,7 +240,8 @@ fn show_tells_which_tokens_stay_and_writes_a_page() {
 fn alr_maps_every_press_and_needs_a_token_more_than_it_reads() {
     let Some(model) = tiny("llama") else { return };
     let page = path(&scratch("alr").join("alr.html"));
-    let said = run(["kv", "alr", "-m", &model, "--tokens", "150", "--html", &page, "--press", "knorm,random", "--json"]);
+    let said =
+        run(["kv", "alr", "-m", &model, "--tokens", "150", "--html", &page, "--press", "knorm,random", "--json"]);
     assert_eq!(said.code, 0, "{}", said.err);
     let maps = said.json()["maps"].clone();
     assert_eq!(maps.as_array().expect("maps").len(), 2);
@@ -270,4 +301,60 @@ fn a_saved_document_answers_as_if_it_had_just_been_read() {
     let said = run(["kv", "load", "-m", &other, &file, "--prompt", "Who?"]);
     assert_eq!(said.code, 3, "{}", said.err);
     assert!(said.complaint().contains("another model"), "{}", said.err);
+}
+
+/// A browser that can be run without a window, or a printed line and `None`.
+fn browser() -> Option<&'static str> {
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let found = names.into_iter().find(|name| {
+        let mut command = std::process::Command::new(name);
+        command.arg("--version").stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        command.status().is_ok_and(|s| s.success())
+    });
+    if found.is_none() {
+        println!("skipped: no Chromium here");
+    }
+    found
+}
+
+/// The document as the browser has it after its scripts ran, and what it wrote to its console.
+fn opened(browser: &str, page: &Path) -> (String, Vec<String>) {
+    let profile = scratch("browser-profile");
+    let output = std::process::Command::new(browser)
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0"])
+        .args(["--virtual-time-budget=3000", "--dump-dom"])
+        .arg(format!("--user-data-dir={}", profile.display()))
+        .arg(format!("file://{}", page.display()))
+        .output()
+        .expect("the browser runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let console = said.lines().filter(|l| l.contains("CONSOLE")).map(str::to_owned).collect();
+    (String::from_utf8_lossy(&output.stdout).into_owned(), console)
+}
+
+#[test]
+fn pages_open_in_a_browser_without_an_error_and_their_scripts_run() {
+    let (Some(browser), Some(model)) = (browser(), tiny("gemma3")) else { return };
+    let folder = scratch("pages");
+    let broken = folder.join("broken.html");
+    fs::write(&broken, "<script>nothing.here()</script>").expect("writable");
+    let (_, console) = opened(browser, &broken);
+    assert!(!console.is_empty(), "an error in a script is seen by this test");
+
+    let [show, alr] = ["show.html", "alr.html"].map(|name| path(&folder.join(name)));
+    let said = run(["kv", "show", "-m", &model, "--tokens", "200", "--html", &show, "--kv-budget", "50%"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    let said = run(["kv", "alr", "-m", &model, "--tokens", "150", "--html", &alr]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    let said = run(sweep_flags(&model, &folder));
+    assert_eq!(said.code, 0, "{}", said.err);
+    for page in ["show.html", "alr.html", "report.html"] {
+        let (document, console) = opened(browser, &folder.join(page));
+        assert!(console.is_empty(), "{page}: {console:?}");
+        assert!(document.contains("</html>"), "{page}: {document}");
+        if page == "show.html" {
+            assert!(document.contains("all pressed layers</option>"), "the script filled the list of layers");
+            assert!(document.contains("title=\"token 0, kept by 2 of 2 heads\""), "gemma3 has one full layer");
+        }
+    }
 }

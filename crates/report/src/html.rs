@@ -65,14 +65,10 @@ impl Page {
 
     /// A table; the first `words` columns are aligned left.
     pub fn table<S: AsRef<str>>(&mut self, header: &[&str], rows: &[Vec<S>], words: usize) -> &mut Page {
-        let side = |column: usize| if column < words { " class=\"l\"" } else { "" };
-        let cells = |tag: &str, cells: &mut dyn Iterator<Item = &str>| -> String {
-            cells.enumerate().map(|(i, c)| format!("<{tag}{}>{}</{tag}>", side(i), escape(c))).collect()
-        };
-        let head = cells("th", &mut header.iter().copied());
+        let head = row_cells("th", header.iter().copied(), words);
         let mut body = String::new();
         for row in rows {
-            let _ = writeln!(body, "<tr>{}</tr>", cells("td", &mut row.iter().map(AsRef::as_ref)));
+            let _ = writeln!(body, "<tr>{}</tr>", row_cells("td", row.iter().map(AsRef::as_ref), words));
         }
         self.put(format_args!(
             "<div class=\"scroll\"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>"
@@ -101,6 +97,12 @@ impl Page {
         let _ = writeln!(self.body, "{html}");
         self
     }
+}
+
+/// Cells of a table's row; the first `words` are aligned left.
+fn row_cells<'a>(tag: &str, cells: impl Iterator<Item = &'a str>, words: usize) -> String {
+    let side = |column: usize| if column < words { " class=\"l\"" } else { "" };
+    cells.enumerate().map(|(i, c)| format!("<{tag}{}>{}</{tag}>", side(i), escape(c))).collect()
 }
 
 /// `text` for a place between tags or inside a quoted attribute; control characters other than line breaks and tabs
@@ -139,7 +141,7 @@ mod tests {
         page.heading(evil).paragraph(evil).list(&[evil]).table(&[evil], &[vec![evil]], 1);
         let html = page.finish();
         assert!(!html.contains("<img") && !html.contains("</script>") && !html.contains('\u{1b}'));
-        assert_eq!(html.matches("onerror").count(), 7);
+        assert_eq!(html.matches("onerror").count(), 8);
         let json = script_json(evil).unwrap();
         assert!(!json.contains('<'));
         assert_eq!(serde_json::from_str::<String>(&json).unwrap(), evil);

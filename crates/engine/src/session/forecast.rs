@@ -97,8 +97,7 @@ struct Shape {
 
 impl Shape {
     fn new(config: &Config, kv_type: KvType) -> Shape {
-        let layout =
-            meden_kernels::attention::PageLayout::new(config.head_dim, config.head_dim, kv_type, kv_type);
+        let layout = meden_kernels::attention::PageLayout::new(config.head_dim, config.head_dim, kv_type, kv_type);
         Shape {
             page_tokens: layout.tokens().max(1),
             page_bytes: layout.page_bytes(),

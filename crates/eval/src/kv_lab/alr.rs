@@ -71,8 +71,7 @@ pub fn maps(
         policy.schedule = Schedule::prefill_end();
         (policy.sinks, policy.recents) = (0, 0);
         policy.skip_layers = Some(Vec::new());
-        let options =
-            SessionOptions { kv_type: KvType::F32, policy: Some(policy), ..SessionOptions::default() };
+        let options = SessionOptions { kv_type: KvType::F32, policy: Some(policy), ..SessionOptions::default() };
         let mut session = Session::new(model.clone(), options)?;
         session.prefill(cached, control)?;
         let scores = scores(&session)?;

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::EvalError;
+
 /// Log-probabilities of one position, `(vocab)`, in f32.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LogProbs(Vec<f32>);
@@ -82,12 +84,22 @@ impl Distance {
         sums
     }
 
+    /// Refuses what is no number, which a damaged model or cache gives.
+    ///
+    /// # Errors
+    /// A distance or a loss that is not finite.
+    pub fn check(&self) -> Result<(), EvalError> {
+        if self.kl.is_finite() && self.nll.is_finite() {
+            return Ok(());
+        }
+        Err(EvalError::NoProbability { position: 0, logit: f32::NAN })
+    }
+
     /// The mean over several, each weighted by its positions.
     pub fn mean(all: &[Distance]) -> Distance {
         let tokens: usize = all.iter().map(|d| d.tokens).sum();
-        let mean = |f: fn(&Distance) -> f64| {
-            all.iter().map(|d| f(d) * d.tokens as f64).sum::<f64>() / tokens.max(1) as f64
-        };
+        let mean =
+            |f: fn(&Distance) -> f64| all.iter().map(|d| f(d) * d.tokens as f64).sum::<f64>() / tokens.max(1) as f64;
         Distance { tokens, kl: mean(|d| d.kl), top1: mean(|d| d.top1), nll: mean(|d| d.nll), rank: mean(|d| d.rank) }
     }
 }

@@ -30,7 +30,9 @@ fn session(work: &Work<'_>, cell: &Cell, length: usize) -> Result<Session, EvalE
         let cap = cap.max(work.spec.spare.sinks + work.spec.spare.recents).max(1);
         work.spec.spare.policy(press, Budget::Tokens(cap), Schedule::decode_every(EVERY))
     });
-    let options = SessionOptions { kv_type: cell.kv, policy, prefill_chunk: work.spec.prefill_chunk };
+    let prefill_chunk = work.spec.prefill_chunk;
+    let mut options = SessionOptions { kv_type: cell.kv, prefill_chunk, ..SessionOptions::default() };
+    options.policy = policy;
     Ok(Session::new(work.subject.model.clone(), options)?)
 }
 
@@ -57,6 +59,7 @@ pub(super) fn capped(work: &Work<'_>, ids: &[u32], take: Take<'_>) -> Result<(),
     }
     for runner in runners {
         let measured = finish(&runner, ids.len());
+        measured.distance.check()?;
         take(runner.cell, measured)?;
     }
     Ok(())
@@ -114,6 +117,7 @@ pub(super) fn decode(work: &Work<'_>, (prompt, tokens): (&[u32], usize), take: T
             runner.session = session;
         }
         let mut measured = finish(&runner, prompt.len() + tokens);
+        measured.distance.check()?;
         measured.repetition = Some(repetition(text));
         let shown: String = work.subject.source.codec.decode(text).chars().take(SHOWN).collect();
         measured.written = vec![shown];
@@ -126,11 +130,8 @@ pub(super) fn decode(work: &Work<'_>, (prompt, tokens): (&[u32], usize), take: T
 fn together(sessions: &mut [Session], ids: &[Vec<u32>], work: &Work<'_>) -> Result<Vec<LogProbs>, EvalError> {
     work.check_cancelled()?;
     let mut last = vec![LogProbs::default(); sessions.len()];
-    let mut items: Vec<BatchItem<'_>> = sessions
-        .iter_mut()
-        .zip(ids)
-        .map(|(session, ids)| BatchItem { session, ids, rows: LogitRows::Last })
-        .collect();
+    let mut items: Vec<BatchItem<'_>> =
+        sessions.iter_mut().zip(ids).map(|(session, ids)| BatchItem { session, ids, rows: LogitRows::Last }).collect();
     forward_batch(&mut items, &mut Control::default(), &mut |item, _, logits| {
         last[item] = LogProbs::of(logits);
         Ok(())

@@ -26,7 +26,7 @@ struct Asked<'a> {
 }
 
 /// Measures every cell of an item.
-pub(super) fn item(work: &mut Work<'_>, item: &Item, take: Take<'_>) -> Result<(), EvalError> {
+pub(super) fn item(work: &Work<'_>, item: &Item, take: Take<'_>) -> Result<(), EvalError> {
     let cases = cases(work, item)?;
     let mut reference = Vec::new();
     for (number, &kv) in work.spec.kv.iter().enumerate() {
@@ -78,7 +78,7 @@ fn cases<'a>(work: &Work<'_>, item: &'a Item) -> Result<Vec<Case<'a>>, EvalError
 
 /// Reads the compressed part with a dense cache.
 fn read(work: &Work<'_>, case: &Case<'_>, kv_type: KvType) -> Result<Session, EvalError> {
-    let options = SessionOptions { kv_type, policy: None, prefill_chunk: work.spec.prefill_chunk };
+    let options = SessionOptions { kv_type, prefill_chunk: work.spec.prefill_chunk, ..SessionOptions::default() };
     let mut session = Session::new(work.subject.model.clone(), options)?;
     let mut control = Control { cancel: Some(work.cancel), ..Control::default() };
     session.forward(&case.compressed, LogitRows::None, &mut control)?;
@@ -119,6 +119,7 @@ fn cell_of(
     measured.kv_bytes /= cases.len().max(1) as u64;
     measured.dense_bytes /= cases.len().max(1) as u64;
     measured.distance = Distance::mean(&distances);
+    measured.distance.check()?;
     Ok(measured)
 }
 

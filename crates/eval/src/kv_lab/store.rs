@@ -70,7 +70,7 @@ mod tests {
     use super::super::record::{Identity, Measured, VERSION};
     use super::*;
     use crate::task::{Question, TaskKind};
-    use meden_engine::{KvType, PressSpec, SkipOverflow};
+    use meden_engine::{KvType, SkipOverflow};
 
     fn record(item: usize, ratio: f64) -> Record {
         let identity = Identity {
@@ -83,7 +83,7 @@ mod tests {
             template: true,
             seed: 1,
             item,
-            press: Some(PressSpec::Knorm {}),
+            press: "knorm".parse().ok(),
             ratio,
             kv: KvType::F16,
             sinks: 4,

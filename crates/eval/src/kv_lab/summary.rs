@@ -88,7 +88,7 @@ pub fn lines(records: &[&Record]) -> Vec<Line> {
     let dense: BTreeMap<String, &Record> =
         records.iter().filter(|r| r.identity.press.is_none()).map(|r| (r.identity.key(), *r)).collect();
     let mut groups: Vec<(String, Vec<&Record>)> = Vec::new();
-    for record in records {
+    for &record in records {
         let key = group(&record.identity);
         match groups.iter_mut().find(|g| g.0 == key) {
             Some(group) => group.1.push(record),
@@ -202,7 +202,7 @@ mod tests {
             // items differ by far more than the press does
             let hard = item as f64 * 10.0;
             records.push(record(item, None, hard, vec![true, item == 0]));
-            records.push(record(item, Some(PressSpec::Knorm {}), hard + 0.5, vec![item < 3, true]));
+            records.push(record(item, "knorm".parse().ok(), hard + 0.5, vec![item < 3, true]));
         }
         let lines = lines(&records.iter().collect::<Vec<_>>());
         assert_eq!(lines.len(), 2);
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn one_item_has_no_interval_and_nothing_solved_has_no_retained_share() {
-        let one = [record(0, None, 1.0, vec![false]), record(0, Some(PressSpec::Knorm {}), 2.0, vec![true])];
+        let one = [record(0, None, 1.0, vec![false]), record(0, "knorm".parse().ok(), 2.0, vec![true])];
         let lines = lines(&one.iter().collect::<Vec<_>>());
         assert_eq!(lines[1].kl.interval, None);
         assert_eq!((lines[1].retained, lines[1].dense_solved), (None, 0));

@@ -237,9 +237,9 @@ pub fn run(
             progress(done.measured, total);
             Ok(())
         };
-        let mut work = Work { spec, subject, cells: &cells, question: row.question, cancel, clock: *clock };
+        let work = Work { spec, subject, cells: &cells, question: row.question, cancel: *cancel, clock: *clock };
         match &item.content {
-            Content::Ask { .. } | Content::Continue { .. } => measure::item(&mut work, &item, &mut take)?,
+            Content::Ask { .. } | Content::Continue { .. } => measure::item(&work, &item, &mut take)?,
             Content::Capped { ids } => long::capped(&work, ids, &mut take)?,
             Content::Decode { prompt, tokens } => long::decode(&work, (prompt, *tokens), &mut take)?,
         }
@@ -291,7 +291,7 @@ mod tests {
         Spec {
             tasks: vec![TaskKind::Passkey, TaskKind::Continuation],
             lengths: vec![256],
-            presses: vec![PressSpec::Knorm {}],
+            presses: vec!["knorm".parse().unwrap()],
             ratios: vec![0.25, 0.5],
             kv: vec![KvType::F16, KvType::Q8],
             questions: vec![Question::Unseen, Question::Seen],

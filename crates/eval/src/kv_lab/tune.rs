@@ -7,6 +7,7 @@ use super::summary::Line;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Goal {
     /// Smallest cache with at most this mean KL(dense || compressed) a token, in nats; the upper end of the interval
     /// counts where there is one, so that a lucky draw does not decide.

@@ -77,7 +77,9 @@ impl<'a> Codec<'a> {
         let mut ids = self.encode(text)?;
         if let Some(tokenizer) = self.tokenizer {
             // bos is put there where the tokenizer itself would
-            if let Some(bos) = tokenizer.bos().filter(|bos| tokenizer.encode("a", true).is_ok_and(|i| i[0] == *bos)) {
+            if let Some(bos) =
+                tokenizer.bos().filter(|bos| tokenizer.encode("a", true).is_ok_and(|i| i.first() == Some(bos)))
+            {
                 ids.insert(0, bos);
             }
         }

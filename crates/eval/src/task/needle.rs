@@ -30,7 +30,7 @@ impl Task for Needle {
         if room < 64 {
             return Err(too_short("needle", place, fixed + 64));
         }
-        let sentences = source.texts.passage(&mut rng, room)?;
+        let sentences = source.texts.passage(&mut rng, room, source.codec)?;
         let depth = depth(place);
         let at = (depth * sentences.len() as f64).round() as usize;
         let (before, after) = sentences.split_at(at.min(sentences.len()));

@@ -33,7 +33,7 @@ impl Task for Questions {
         if room < 64 {
             return Err(too_short("questions", place, fixed + 64));
         }
-        let sentences = source.texts.passage(&mut rng, room)?;
+        let sentences = source.texts.passage(&mut rng, room, source.codec)?;
         let mut context = String::new();
         for (number, sentence) in sentences.iter().enumerate() {
             for (fact, text) in facts.iter().enumerate() {

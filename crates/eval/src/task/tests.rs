@@ -116,7 +116,6 @@ fn a_layout_puts_the_question_behind_the_border_or_before_it() {
     });
 }
 
-
 fn passkey_item(source: &Source<'_>) -> Item {
     TaskKind::Passkey.task().item(Place { seed: 1, number: 3, length: 900 }, source).unwrap()
 }

@@ -40,14 +40,28 @@ impl Texts {
         self.before[self.before.len() - 1]
     }
 
-    /// Whole sentences of at most `tokens` tokens together, from a random place, as the text has them.
+    /// Sentences of at most `tokens` tokens together, from a random place, as the text has them; the last is cut
+    /// between two words.
     ///
     /// # Errors
-    /// A text with fewer tokens.
-    pub fn passage(&self, rng: &mut Rng, tokens: usize) -> Result<Vec<&str>, EvalError> {
+    /// A text with fewer tokens, and what the tokenizer refuses.
+    pub fn passage(&self, rng: &mut Rng, tokens: usize, codec: &Codec<'_>) -> Result<Vec<&str>, EvalError> {
         let first = self.start(rng, tokens)?;
         let end = self.before.partition_point(|&b| b <= self.before[first] + tokens) - 1;
-        Ok((first..end).map(|s| &self.text[self.starts[s]..self.starts[s + 1]]).collect())
+        let sentence = |s: usize| &self.text[self.starts[s]..self.starts[s + 1]];
+        let mut passage: Vec<&str> = (first..end).map(sentence).collect();
+        let left = self.before[first] + tokens - self.before[end];
+        if end + 1 < self.starts.len() {
+            let mut part = sentence(end);
+            while let Some(space) = part.trim_end().rfind(' ') {
+                part = &part[..=space];
+                if codec.encode(part)?.len() <= left {
+                    passage.push(part);
+                    break;
+                }
+            }
+        }
+        Ok(passage)
     }
 
     /// Exactly `tokens` ids from the beginning of a random sentence.
@@ -138,14 +152,14 @@ mod tests {
         assert_eq!(texts.tokens(), text.len());
         let mut starts = std::collections::BTreeSet::new();
         for stream in 0..30 {
-            let passage = texts.passage(&mut Rng::new(7, stream), 200).unwrap().concat();
-            assert!(passage.len() <= 200 && passage.len() > 150 && text.contains(&passage), "{passage}");
+            let passage = texts.passage(&mut Rng::new(7, stream), 200, &codec).unwrap().concat();
+            assert!(passage.len() <= 200 && passage.len() > 180 && text.contains(&passage), "{passage}");
             starts.insert(passage);
             let ids = texts.ids(&mut Rng::new(7, stream), 200, &codec).unwrap();
             assert_eq!(ids.len(), 200);
         }
         assert!(starts.len() > 10, "passages begin at random places");
-        let error = texts.passage(&mut Rng::new(0, 0), 5000).unwrap_err().to_string();
+        let error = texts.passage(&mut Rng::new(0, 0), 5000, &codec).unwrap_err().to_string();
         assert!(error.contains("5000") && error.contains(&text.len().to_string()), "{error}");
     }
 }

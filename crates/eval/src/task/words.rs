@@ -1,4 +1,4 @@
-//! Words and sentences that say nothing, made from lists, so that a task needs no file.
+//! Words, numbers and filler that say nothing, so that a task needs no file.
 
 use meden_stats::Rng;
 
@@ -12,19 +12,6 @@ pub const NOUNS: [&str; 64] = [
     "shadow", "silver", "spider", "temple", "thunder", "tunnel", "valley", "violin", "window",
 ];
 
-const ADJECTIVES: [&str; 16] = [
-    "quiet", "small", "old", "bright", "narrow", "distant", "heavy", "gentle", "plain", "wooden", "cold", "round",
-    "empty", "green", "broken", "tall",
-];
-const VERBS: [&str; 12] = [
-    "stood near", "was carried to", "looked like", "rested beside", "was older than", "belonged to", "was painted like",
-    "lay under", "was sold with", "pointed at", "was kept in", "turned towards",
-];
-const PLACES: [&str; 12] = [
-    "in the morning", "after the rain", "behind the house", "at the end of the road", "before supper", "on the hill",
-    "in another year", "without a sound", "for a while", "by the gate", "as always", "in the dark",
-];
-
 /// The sentences of the passkey filler: nothing in them changes, as in the task of Mohtashami and Jaggi (arXiv
 /// 2305.16300), so that whatever is remembered of them is worth nothing.
 pub const FILLER: [&str; 4] =
@@ -33,19 +20,6 @@ pub const FILLER: [&str; 4] =
 /// One of a list.
 pub fn pick<'a, T: ?Sized>(rng: &mut Rng, list: &[&'a T]) -> &'a T {
     list[rng.below(list.len() as u64) as usize]
-}
-
-/// A sentence that states nothing that is asked for.
-pub fn sentence(rng: &mut Rng) -> String {
-    format!(
-        "The {} {} {} the {} {} {}.",
-        pick(rng, &ADJECTIVES),
-        pick(rng, &NOUNS),
-        pick(rng, &VERBS),
-        pick(rng, &ADJECTIVES),
-        pick(rng, &NOUNS),
-        pick(rng, &PLACES)
-    )
 }
 
 /// `count` different words in random order.

@@ -86,8 +86,7 @@ impl Canvas {
 
     /// Dashes are written as SVG does, empty for a whole line.
     pub(super) fn polyline(&mut self, points: &[(f64, f64)], colour: &str, dashes: &str) {
-        let dashes =
-            if dashes.is_empty() { String::new() } else { format!(" stroke-dasharray=\"{dashes}\"") };
+        let dashes = if dashes.is_empty() { String::new() } else { format!(" stroke-dasharray=\"{dashes}\"") };
         let mut path = String::new();
         for (x, y) in points {
             let _ = write!(path, "{},{} ", px(*x), px(*y));

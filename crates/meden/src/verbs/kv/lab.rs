@@ -26,8 +26,8 @@ fn split_outside_braces(text: &str) -> Vec<&str> {
     let (mut parts, mut start, mut depth) = (Vec::new(), 0, 0i32);
     for (at, c) in text.char_indices() {
         match c {
-            '{' | '[' => depth += 1,
-            '}' | ']' => depth -= 1,
+            '{' | '[' | '(' => depth += 1,
+            '}' | ']' | ')' => depth -= 1,
             ',' if depth == 0 => {
                 parts.push(&text[start..at]);
                 start = at + 1;
@@ -120,9 +120,9 @@ impl TextArgs {
 /// Text to ids for a model, and what a user should know about it.
 pub fn codec(opened: &Opened) -> anyhow::Result<(Codec<'_>, Option<String>)> {
     let codec = Codec::new(opened.tokenizer.as_ref(), opened.template.as_ref(), opened.config.vocab)?;
-    let note = codec
-        .is_bytes()
-        .then(|| "the model comes without a tokenizer: each byte of a text stands for the token of its value".to_owned());
+    let note = codec.is_bytes().then(|| {
+        "the model comes without a tokenizer: each byte of a text stands for the token of its value".to_owned()
+    });
     Ok((codec, note))
 }
 

@@ -65,7 +65,10 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     let Some(template) = words["template"].as_bool() else {
         return Err(failure(
             Exit::BadFile,
-            format!("{}: a saved session, but none of `meden kv save`; it does not say how to ask it", args.file.display()),
+            format!(
+                "{}: a saved session, but none of `meden kv save`; it does not say how to ask it",
+                args.file.display()
+            ),
         ));
     };
     let document_tokens = session.seen();

@@ -121,14 +121,11 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-fn row(
-    args: &Args,
-    config: &meden_engine::Config,
-    (kv, context): (KvType, usize),
-    policy: Option<Policy>,
-) -> Row {
+fn row(args: &Args, config: &meden_engine::Config, (kv, context): (KvType, usize), policy: Option<Policy>) -> Row {
     let named = policy.as_ref().map(|p| (p.press.clone(), p.budget)).unzip();
-    let options = SessionOptions { kv_type: kv, policy, prefill_chunk: args.prefill_chunk };
+    let prefill_chunk = args.prefill_chunk;
+    let mut options = SessionOptions { kv_type: kv, prefill_chunk, ..SessionOptions::default() };
+    options.policy = policy;
     let forecast = options.forecast(config, Run { prompt: context, decode: args.decode });
     let (forecast, refused) = match forecast {
         Ok(forecast) => (Some(forecast), None),

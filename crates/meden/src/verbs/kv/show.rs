@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use meden_engine::{Budget, Control, Policy, PressSpec, Session, SessionOptions};
+use meden_engine::{Budget, Control, Policy, Session, SessionOptions};
 use meden_eval::kv_lab::kept::Kept;
 use meden_report::{Table, human};
 use serde::Serialize;
@@ -68,7 +68,11 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
         return Err(usage("--tokens: 0 tokens show nothing; give at least 1"));
     }
     let mut options = args.cache.session_options()?;
-    let policy = options.policy.get_or_insert_with(|| Policy::new(PressSpec::Knorm {}, Budget::Ratio(0.25))).clone();
+    let policy = match options.policy.take() {
+        Some(policy) => policy,
+        None => Policy::new("knorm".parse()?, Budget::Ratio(0.25)),
+    };
+    options.policy = Some(policy.clone());
     let opened = load::open(&args.model, global.quiet)?;
     let (codec, note) = codec(&opened)?;
     let mut ids = codec.encode_document(&args.text.raw()?)?;
@@ -171,9 +175,8 @@ fn table(kept: &Kept) -> Table {
     for (layer, heads) in kept.positions.iter().enumerate() {
         let slots: usize = heads.iter().map(Vec::len).sum();
         let mean = slots as f64 / heads.len().max(1) as f64;
-        let common = heads
-            .first()
-            .and_then(|first| first.iter().find(|p| heads.iter().all(|h| h.binary_search(p).is_ok())));
+        let common =
+            heads.first().and_then(|first| first.iter().find(|p| heads.iter().all(|h| h.binary_search(p).is_ok())));
         let what = match (kept.sliding[layer], kept.skipped[layer]) {
             (true, _) => "slides, never pressed",
             (_, true) => "left alone by the press",

@@ -14,7 +14,9 @@ border:1px solid #e4e6e8;border-radius:6px;padding:14px;max-height:60vh;overflow
 .bar label{display:flex;gap:6px;align-items:center}\
 .scale{display:flex;align-items:center;gap:6px;color:#5f6368}\
 .scale i{width:140px;height:12px;border-radius:3px;background:linear-gradient(90deg,#fff,#2b7bba);border:1px solid #e4e6e8}\
-#map{width:100%;border:1px solid #e4e6e8;border-radius:6px;cursor:crosshair;image-rendering:pixelated}\
+.map{display:flex;gap:6px}#axis{position:relative;width:56px;flex:none;color:#5f6368;font-size:12px}\
+#axis span{position:absolute;right:0;line-height:1}\
+#map{flex:1;min-width:0;width:100%;border:1px solid #e4e6e8;border-radius:6px;cursor:crosshair;image-rendering:pixelated}\
 #tip{color:#5f6368;min-height:1.5em}";
 
 const SCRIPT: &str = r#"
@@ -58,7 +60,15 @@ function draw() {
     }
   });
   pen.putImageData(image, 0, 0);
-  map.style.height = Math.max(map.height, 60) + 'px';
+  const tall = Math.max(map.height, 60), layers = data.layers.length, every = Math.ceil(14 * layers / tall);
+  map.style.height = tall + 'px';
+  data.layers.forEach((_, l) => {
+    if (l % every) return;
+    const label = document.createElement('span');
+    label.textContent = l ? l : 'layer 0';
+    label.style.top = (l * tall / layers) + 'px';
+    document.getElementById('axis').append(label);
+  });
 }
 function place(event) {
   const box = map.getBoundingClientRect();
@@ -83,13 +93,7 @@ draw(); paint();
 ///
 /// # Errors
 /// None that can happen with plain data; JSON says what.
-pub fn page(
-    model: &str,
-    policy: &Policy,
-    tokens: &[String],
-    kept: &Kept,
-    lines: &[String],
-) -> anyhow::Result<String> {
+pub fn page(model: &str, policy: &Policy, tokens: &[String], kept: &Kept, lines: &[String]) -> anyhow::Result<String> {
     let mut page = Page::new(
         &format!("What {} keeps", policy.press.name()),
         &format!(
@@ -111,7 +115,7 @@ pub fn page(
         "A row for each head, layer by layer from the top; a column for each token. Blue: kept. Green: kept in a layer \
          that the press leaves alone. Grey: kept by a sliding window. Click to look at one head in the text.",
     );
-    page.raw("<canvas id=\"map\"></canvas><p id=\"tip\"></p>");
+    page.raw("<div class=\"map\"><div id=\"axis\"></div><canvas id=\"map\"></canvas></div><p id=\"tip\"></p>");
     let layers: Vec<Vec<Vec<[u32; 2]>>> = (0..kept.positions.len())
         .map(|layer| (0..kept.positions[layer].len()).map(|head| kept.runs(layer, head)).collect())
         .collect();

@@ -8,8 +8,8 @@ use meden_engine::{KvType, SessionOptions};
 use meden_eval::EvalError;
 use meden_eval::kv_lab::record::Record;
 use meden_eval::kv_lab::store::Store;
-use meden_eval::kv_lab::sweep::{self, Companions, Done, Spec, Subject};
 use meden_eval::kv_lab::summary;
+use meden_eval::kv_lab::sweep::{self, Companions, Done, Spec, Subject};
 use meden_eval::task::{Question, Source, TaskKind};
 use meden_report::json;
 use serde::Serialize;
@@ -98,7 +98,9 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
         return Err(usage("--markdown: --json prints its own object; leave one of the two out"));
     }
     if args.spare.schedule.is_some() {
-        return Err(usage("--schedule: a sweep compresses once, after the text (tasks capped and decode: on the way); leave it out"));
+        return Err(usage(
+            "--schedule: a sweep compresses once, after the text (tasks capped and decode: on the way); leave it out",
+        ));
     }
     let spec = spec(&args);
     spec.check()?;
@@ -107,7 +109,7 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     let texts = args.text.read(&codec)?;
     let longest = args.lengths.iter().max().copied().unwrap_or(0);
     opened.check_context("--lengths", longest)?;
-    let options = SessionOptions { kv_type: spec.kv[0], policy: None, prefill_chunk: spec.prefill_chunk };
+    let options = SessionOptions { kv_type: spec.kv[0], ..SessionOptions::default() };
     let template = !args.raw && codec.has_template();
     if !global.quiet {
         note.iter().for_each(|n| say(&format!("note: {n}")));
@@ -134,7 +136,11 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
             let path = args.out.join(RESULTS);
             return Err(failure(
                 Exit::Interrupted,
-                format!("stopped; {} results are in {}; the same command goes on", store.records().len(), path.display()),
+                format!(
+                    "stopped; {} results are in {}; the same command goes on",
+                    store.records().len(),
+                    path.display()
+                ),
             ));
         }
         Err(error) => return Err(error.into()),

@@ -28,8 +28,20 @@ pub struct About {
 }
 
 const HEADER: [&str; 14] = [
-    "task", "length", "question", "press", "removed", "kv", "items", "KL, nats", "top-1", "loss above dense", "right",
-    "of dense's right", "kept", "KV cache",
+    "task",
+    "length",
+    "question",
+    "press",
+    "removed",
+    "kv",
+    "items",
+    "KL, nats",
+    "top-1",
+    "loss above dense",
+    "right",
+    "of dense's right",
+    "kept",
+    "KV cache",
 ];
 
 fn cells(line: &Line) -> Vec<String> {

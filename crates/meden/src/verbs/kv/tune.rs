@@ -86,7 +86,9 @@ struct Report<'a> {
 pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     let goal = goal(&args)?;
     if args.spare.schedule.is_some() || args.spare.skip_layers.is_some() {
-        return Err(usage("--schedule, --skip-layers: the text is compressed once, and layers are tried with --try-skip-layers; leave them out"));
+        return Err(usage(
+            "--schedule, --skip-layers: the text is compressed once, and layers are tried with --try-skip-layers; leave them out",
+        ));
     }
     let opened = load::open(&args.model, global.quiet)?;
     let (codec, note) = codec(&opened)?;
@@ -109,18 +111,16 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
         let clock = || start.elapsed();
         let (round, rounds) = (number, skips.len());
         let mut show = |done: usize, total: usize| bar.steps("trying", round * total + done, rounds * total);
-        let mut companions = Companions {
-            progress: &mut show,
-            cancel: signals::flag(),
-            clock: Some(&clock),
-            emit: &mut |_| Ok(()),
-        };
+        let mut companions =
+            Companions { progress: &mut show, cancel: signals::flag(), clock: Some(&clock), emit: &mut |_| Ok(()) };
         sweep::run(&spec, &subject, &mut store, &mut companions)?;
         for line in summary::lines(&sweep::chosen(&spec, &subject, &store)) {
             let new = Tried { skip_layers: if line.press.is_some() { skip_layers.clone() } else { None }, line };
             // a press that skips nothing by itself gives the same twice, and the dense cache is always the same
             let same = |t: &Tried| {
-                t.line.press == new.line.press && t.line.ratio == new.line.ratio && t.line.kl == new.line.kl
+                t.line.press == new.line.press
+                    && t.line.ratio == new.line.ratio
+                    && t.line.kl == new.line.kl
                     && t.line.kv_bytes == new.line.kv_bytes
             };
             if !tried.iter().any(same) {
