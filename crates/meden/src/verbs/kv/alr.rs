@@ -15,6 +15,7 @@ use crate::args::ModelArgs;
 use crate::cli::Global;
 use crate::exit::{Exit, usage};
 use crate::progress::{Bar, say};
+use crate::summary::{Memory, bytes_or_dash};
 use crate::{load, output, signals};
 
 /// The attention-loss map of arXiv 2406.11430 for any press: by layer and head, how much more attention of the next
@@ -45,6 +46,7 @@ pub struct Args {
 struct Report<'a> {
     model: String,
     maps: &'a [Map],
+    memory: Memory,
     page: &'a Path,
 }
 
@@ -72,13 +74,19 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     };
     std::fs::write(&args.html, page(&opened.name(), &maps))
         .with_context(|| format!("{}: cannot write the page", args.html.display()))?;
+    let memory = Memory::now(loaded.model.weight_bytes());
     if global.json {
-        output::object(&Report { model: opened.name(), maps: &maps, page: &args.html })?;
+        output::object(&Report { model: opened.name(), maps: &maps, memory, page: &args.html })?;
     } else {
         output::text(&table(&maps).to_string())?;
     }
     if !global.quiet {
         note.iter().for_each(|n| say(&format!("note: {n}")));
+        say(&format!(
+            "nothing is evicted here, and no press sees the token whose attention is judged; process memory {} now, {} at most",
+            bytes_or_dash(memory.resident_bytes),
+            bytes_or_dash(memory.peak_bytes)
+        ));
         say(&format!("page: {}", args.html.display()));
     }
     Ok(Exit::Ok)

@@ -102,6 +102,9 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
         }
         if !global.quiet {
             note.iter().for_each(|n| say(&format!("note: {n}")));
+            if cache.evicted > 0 {
+                say("the press had not seen the question");
+            }
             summary::lines(&answer, ids.len(), &cache, &memory).iter().for_each(|line| say(line));
         }
     }

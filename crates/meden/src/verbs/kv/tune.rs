@@ -16,6 +16,7 @@ use crate::args::{Layers, ModelArgs, parse_layers};
 use crate::cli::Global;
 use crate::exit::{Exit, failure, usage};
 use crate::progress::{Bar, say};
+use crate::summary::{Memory, bytes_or_dash};
 use crate::{load, output, signals};
 
 /// Choose a press, the share it keeps and the layers it leaves alone on a text of your own: the smallest cache within
@@ -80,6 +81,7 @@ struct Report<'a> {
     chosen: Option<&'a Tried>,
     flags: Option<String>,
     tried: &'a [Tried],
+    memory: Memory,
 }
 
 /// Runs the verb.
@@ -132,6 +134,7 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     let lines: Vec<&Line> = tried.iter().map(|t| &t.line).collect();
     let chosen = tune::choose(&lines, goal).map(|number| &tried[number]);
     let flags = chosen.map(|c| flags(c, &args));
+    let memory = Memory::now(loaded.model.weight_bytes());
     if global.json {
         output::object(&Report {
             model: opened.name(),
@@ -140,6 +143,7 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
             chosen,
             flags: flags.clone(),
             tried: &tried,
+            memory,
         })?;
     } else {
         output::text(&table(&tried, chosen).to_string())?;
@@ -147,10 +151,20 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     if !global.quiet {
         note.iter().for_each(|n| say(&format!("note: {n}")));
         say(&format!(
-            "{} passages of {}, {} tokens each, compressed once at their end; distance over the next 128 tokens",
+            "{} passages of {}, {} tokens each, compressed once at their end; distance over the next 128 tokens, which no press saw",
             args.items,
             texts.name(),
             args.length
+        ));
+        for t in tried.iter().filter(|t| t.line.press.is_some() && t.line.idle > 0) {
+            let press = t.line.press.as_ref().map(ToString::to_string).unwrap_or_default();
+            let (idle, all) = (t.line.idle, t.line.items);
+            say(&format!("note: {press} at {} removed evicted nothing in {idle} of {all} passages", t.line.ratio));
+        }
+        say(&format!(
+            "process memory {} now, {} at most",
+            bytes_or_dash(memory.resident_bytes),
+            bytes_or_dash(memory.peak_bytes)
         ));
     }
     let Some((chosen, flags)) = chosen.zip(flags) else {
@@ -231,9 +245,10 @@ fn none_message(lines: &[&Line], goal: Goal) -> String {
 }
 
 fn table(tried: &[Tried], chosen: Option<&Tried>) -> Table {
-    let mut table = Table::new(["press", "removed", "left alone", "KL, nats", "95% interval", "top-1", "KV cache", ""])
-        .align(2, Align::Left)
-        .align(7, Align::Left);
+    let mut table =
+        Table::new(["press", "removed", "left alone", "KL, nats", "95% interval", "top-1", "kept", "KV cache", ""])
+            .align(2, Align::Left)
+            .align(8, Align::Left);
     for t in tried {
         let line = &t.line;
         let left = match &t.skip_layers {
@@ -249,6 +264,7 @@ fn table(tried: &[Tried], chosen: Option<&Tried>) -> Table {
             format!("{:.4}", line.kl.value),
             line.kl.interval.map_or_else(|| "-".to_owned(), |[low, high]| format!("{low:.4} to {high:.4}")),
             human::percent(line.top1.value),
+            format!("{:.0} of {:.0}", line.kept_tokens, line.tokens),
             human::bytes(line.kv_bytes.round() as u64),
             if chosen.is_some_and(|c| std::ptr::eq(c, t)) { "<- chosen".to_owned() } else { String::new() },
         ]);
