@@ -104,7 +104,7 @@ fn sweep_flags(model: &str, out: &Path) -> Vec<String> {
         "--tasks",
         "continuation,passkey",
         "--lengths",
-        "256",
+        "350",
         "--press",
         "knorm,streaming_llm",
         "--ratios",
@@ -208,7 +208,7 @@ fn a_results_file_of_something_else_is_refused_with_its_line() {
     let Some(model) = tiny("llama") else { return };
     let out = scratch("sweep-foreign");
     fs::write(out.join("results.jsonl"), "{\"a\": 1}\n").expect("writable");
-    let said = run(sweep_flags(&model, &out));
+    let said = run(sweep_flags(&model, &out).into_iter().chain(["--quiet".to_owned()]));
     assert_eq!(said.code, 3, "{}", said.err);
     assert!(said.complaint().contains("line 1"), "{}", said.err);
     assert_eq!(fs::read_to_string(out.join("results.jsonl")).expect("readable"), "{\"a\": 1}\n");

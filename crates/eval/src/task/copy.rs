@@ -37,7 +37,7 @@ impl Task for Copy {
             list.push(word);
         }
         if list.len() < FEWEST {
-            return Err(too_short("copy", place, fixed + FEWEST * 6));
+            return Err(too_short("copy", place, fixed + FEWEST * (weight(", orchard")? + 1)));
         }
         let asked = list.len().min(ASKED);
         let probe = Probe {

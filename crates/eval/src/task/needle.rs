@@ -4,6 +4,17 @@
 use super::{Content, Item, Judge, Place, Probe, Source, Task, depth, rng, too_short, words};
 use crate::error::EvalError;
 
+/// The border between sentences that is nearest to a share of the text.
+fn border(sentences: &[&str], share: f64) -> usize {
+    let wanted = share * sentences.iter().map(|s| s.len()).sum::<usize>() as f64;
+    let mut ends = vec![0usize];
+    for sentence in sentences {
+        ends.push(ends[ends.len() - 1] + sentence.len());
+    }
+    let far = |border: &usize| (ends[*border] as f64 - wanted).abs();
+    (0..ends.len()).min_by(|a, b| far(a).total_cmp(&far(b))).unwrap_or(0)
+}
+
 /// The task.
 pub struct Needle {
     /// The needle is a uuid, not a number.
@@ -28,13 +39,14 @@ impl Task for Needle {
         let fixed = source.codec.header(source.template)? + source.codec.encode(&format!(" {fact} "))?.len() + 2;
         let room = place.length.saturating_sub(fixed);
         if room < 64 {
-            return Err(too_short("needle", place, fixed + 64));
+            return Err(too_short(self.name(), place, fixed + 64 + 16));
         }
         let sentences = source.texts.passage(&mut rng, room, source.codec)?;
-        let depth = depth(place);
-        let at = (depth * sentences.len() as f64).round() as usize;
-        let (before, after) = sentences.split_at(at.min(sentences.len()));
-        let context = format!("{}{fact} {}", before.concat(), after.concat());
+        let at = border(&sentences, depth(place));
+        let (before, after) = sentences.split_at(at);
+        let (before, after) = (before.concat(), after.concat());
+        let depth = before.len() as f64 / (before.len() + after.len()).max(1) as f64;
+        let context = format!("{before}{fact} {after}");
         let probe = Probe {
             question: format!("What is the special magic {kind} for {owner}?"),
             prefix: format!("The special magic {kind} for {owner} is:"),

@@ -29,8 +29,8 @@ impl Task for Passkey {
         if blocks < 2 {
             return Err(too_short("passkey", place, fixed + 2 * block));
         }
-        let depth = depth(place);
-        let before = (depth * blocks as f64).round() as usize;
+        let before = (depth(place) * blocks as f64).round() as usize;
+        let depth = before as f64 / blocks as f64;
         let fill = |count: usize| vec![filler.as_str(); count].join(" ");
         let parts = [task.to_owned(), fill(before), fact, fill(blocks - before)];
         let context = parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join("\n");

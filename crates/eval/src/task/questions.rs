@@ -31,7 +31,7 @@ impl Task for Questions {
         }
         let room = place.length.saturating_sub(fixed);
         if room < 64 {
-            return Err(too_short("questions", place, fixed + 64));
+            return Err(too_short("questions", place, fixed + 64 + 4 * FACTS));
         }
         let sentences = source.texts.passage(&mut rng, room, source.codec)?;
         let mut context = String::new();

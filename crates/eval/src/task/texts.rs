@@ -102,15 +102,17 @@ fn sentence_starts(text: &str) -> Vec<usize> {
     let bytes = text.as_bytes();
     let mut ended = false;
     for (at, c) in text.char_indices() {
+        let spaced = text[..at].ends_with(char::is_whitespace);
         match c {
             '.' | '?' | '!' => ended = true,
-            '"' | '\'' | ')' | '”' | '’' | '_' => {}
+            // what closes a quotation belongs to its sentence; after a space it opens the next
+            '"' | '\'' | ')' | '”' | '’' | '_' if !spaced => {}
             c if c.is_whitespace() => {
                 let blank = c == '\n' && at > 0 && bytes[at - 1] == b'\n';
                 ended |= blank;
             }
             _ => {
-                if ended && text[..at].ends_with(char::is_whitespace) && at > 0 {
+                if ended && spaced && at > 0 {
                     starts.push(at);
                 }
                 ended = false;

@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use anyhow::Context;
 use meden_engine::{KvType, SessionOptions};
 use meden_eval::EvalError;
 use meden_eval::kv_lab::record::Record;
@@ -202,7 +203,7 @@ fn open_results(folder: &Path, quiet: bool) -> anyhow::Result<(File, Store)> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
         Err(e) => return Err(fail("cannot read it", e)),
     };
-    let opened = Store::read(&text)?;
+    let opened = Store::read(&text).with_context(|| path.display().to_string())?;
     let file = OpenOptions::new().create(true).append(true).open(&path).map_err(|e| fail("cannot write it", e))?;
     if let Some(note) = opened.note {
         file.set_len(opened.whole as u64).map_err(|e| fail("cannot cut its last line off", e))?;
