@@ -33,7 +33,7 @@ fn press(name: &str) -> PressSpec {
 fn spec(tasks: &[TaskKind]) -> Spec {
     Spec {
         tasks: tasks.to_vec(),
-        lengths: vec![300],
+        lengths: vec![350],
         presses: vec![press("knorm"), press("streaming_llm")],
         ratios: vec![0.5, 0.9],
         kv: vec![KvType::F32, KvType::Q8],

@@ -8,8 +8,8 @@ body{font:15px/1.5 system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;c
 max-width:1180px;margin:32px auto;padding:0 24px}\
 h1{font-size:24px;margin:0 0 4px}h2{font-size:18px;margin:36px 0 8px}\
 p{margin:8px 0;max-width:80ch}.lead{color:#5f6368}\
-.figures{display:flex;flex-wrap:wrap;gap:16px;margin:12px 0}\
-.figures svg{max-width:100%;height:auto;border:1px solid #e4e6e8;border-radius:6px}\
+.figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(520px,100%),1fr));gap:16px;margin:12px 0}\
+.figures svg{width:100%;height:auto;border:1px solid #e4e6e8;border-radius:6px}\
 .scroll{overflow-x:auto;margin:12px 0}\
 table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}\
 th,td{padding:4px 10px;text-align:right;white-space:nowrap;border-bottom:1px solid #e4e6e8}\

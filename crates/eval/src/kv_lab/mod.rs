@@ -10,6 +10,8 @@
 //! - [`kept`]: which tokens each layer and head kept
 //! - [`tune`]: the smallest cache within a distance, or the nearest within bytes
 
+use meden_engine::PressSpec;
+
 pub mod alr;
 pub mod apply;
 pub mod distance;
@@ -21,3 +23,9 @@ pub mod store;
 pub mod summary;
 pub mod sweep;
 pub mod tune;
+
+/// A press for tables and charts: its name, and its parameters only where they are not the usual ones.
+pub fn label(press: &PressSpec) -> String {
+    let usual = press.name().parse::<PressSpec>().is_ok_and(|usual| usual == *press);
+    if usual { press.name().to_owned() } else { press.to_string() }
+}

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use meden_engine::{Control, KvType, SessionOptions};
 use meden_eval::kv_lab::alr::{self, Map};
+use meden_eval::kv_lab::label;
 use meden_report::html::Page;
 use meden_report::svg::HeatMap;
 use meden_report::{Align, Table, human};
@@ -105,7 +106,7 @@ fn table(maps: &[Map]) -> Table {
         };
         let best: Vec<(usize, f64)> = layers.iter().rev().take(3).copied().collect();
         table.row([
-            map.press.to_string(),
+            label(&map.press),
             human::count(map.tokens as u64),
             human::three_digits(map.mean_area * map.tokens as f64),
             format!("{:.4}", map.mean_area),
@@ -136,7 +137,7 @@ fn page(model: &str, maps: &[Map]) -> String {
         .iter()
         .map(|map| {
             HeatMap {
-                title: map.press.to_string(),
+                title: label(&map.press),
                 subtitle: format!(
                     "area, mean {:.4}; ALR, mean {}",
                     map.mean_area,

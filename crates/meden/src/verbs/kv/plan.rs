@@ -1,6 +1,7 @@
 //! `meden kv plan`: the bytes of a cache, from the model's configuration alone.
 
 use meden_engine::{Budget, Forecast, KvType, Policy, PressSpec, Run, SessionOptions};
+use meden_eval::kv_lab::label;
 use meden_report::{Table, human};
 use serde::Serialize;
 
@@ -159,7 +160,7 @@ fn table(rows: &[Row], with_kv: bool) -> Table {
         if with_kv {
             cells.push(row.kv.to_string());
         }
-        cells.push(row.press.as_ref().map_or_else(|| "dense".to_owned(), PressSpec::to_string));
+        cells.push(row.press.as_ref().map_or_else(|| "dense".to_owned(), label));
         cells.push(row.budget.map_or_else(|| "-".to_owned(), |b| b.to_string()));
         match &row.forecast {
             Some(f) => cells.extend([

@@ -1,6 +1,6 @@
 //! A sweep as a table, as Markdown, and as one page.
 
-use meden_engine::PressSpec;
+use meden_eval::kv_lab::label;
 use meden_eval::kv_lab::summary::{Estimate, Line};
 use meden_eval::kv_lab::sweep::Spec;
 use meden_report::html::Page;
@@ -77,7 +77,7 @@ fn with_interval(estimate: &Estimate, write: &dyn Fn(f64) -> String) -> String {
 }
 
 fn press_name(line: &Line) -> String {
-    line.press.as_ref().map_or_else(|| "dense".to_owned(), PressSpec::to_string)
+    line.press.as_ref().map_or_else(|| "dense".to_owned(), label)
 }
 
 /// What holds for all lines.
@@ -128,15 +128,23 @@ fn notes(lines: &[Line]) -> Vec<String> {
 
 /// For a terminal.
 pub fn text(about: &About, lines: &[Line]) -> String {
-    let mut table = Table::new(HEADER);
-    for column in [2, 3, 5] {
-        table = table.align(column, Align::Left);
+    let rows: Vec<Vec<String>> = lines.iter().map(cells).collect();
+    // a column that says the same everywhere is said once
+    let same = |column: &usize| rows.len() > 1 && rows.iter().all(|row| row[*column] == rows[0][*column]);
+    let (once, shown): (Vec<usize>, Vec<usize>) = (0..HEADER.len()).partition(same);
+    let mut table = Table::new(shown.iter().map(|&column| HEADER[column]));
+    for (at, column) in shown.iter().enumerate() {
+        if [2, 3, 5].contains(column) {
+            table = table.align(at, Align::Left);
+        }
     }
-    for line in lines {
-        table.row(cells(line));
+    for row in &rows {
+        table.row(shown.iter().map(|&column| row[column].as_str()));
     }
+    let once: Vec<String> = once.iter().map(|&c| format!("{} {}", HEADER[c], rows[0][c])).collect();
+    let once = if once.is_empty() { String::new() } else { format!("everywhere: {}\n", once.join(", ")) };
     let said: Vec<String> = facts(about).into_iter().chain(notes(lines)).map(|n| format!("{n}\n")).collect();
-    format!("{}\n\n{table}\n{}", about.model, said.concat())
+    format!("{}\n\n{table}\n{once}{}", about.model, said.concat())
 }
 
 /// A table for a page in Markdown.
@@ -258,6 +266,14 @@ fn series(lines: &[&Line], of: Measure<'_>) -> Vec<Series> {
         let interval = estimate.and_then(|e| e.interval).map_or((f64::NAN, f64::NAN), |[low, high]| (low, high));
         series[at].points.push((line.ratio, estimate.map_or(f64::NAN, |e| e.value)));
         series[at].intervals.push(interval);
+    }
+    // every curve begins at the dense cache, with nothing removed
+    let dense = lines.iter().find(|l| l.press.is_none()).and_then(|d| of(d));
+    for s in series.iter_mut().filter(|s| s.points.iter().all(|p| p.0 > 0.0)) {
+        if let Some(dense) = dense {
+            s.points.push((0.0, dense.value));
+            s.intervals.push((f64::NAN, f64::NAN));
+        }
     }
     for s in &mut series {
         let mut order: Vec<usize> = (0..s.points.len()).collect();

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use meden_engine::{Budget, KvType, SessionOptions};
+use meden_eval::kv_lab::label;
 use meden_eval::kv_lab::store::Store;
 use meden_eval::kv_lab::summary::{self, Line};
 use meden_eval::kv_lab::sweep::{self, Companions, Spec, Subject};
@@ -157,7 +158,7 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
             args.length
         ));
         for t in tried.iter().filter(|t| t.line.press.is_some() && t.line.idle > 0) {
-            let press = t.line.press.as_ref().map(ToString::to_string).unwrap_or_default();
+            let press = t.line.press.as_ref().map(label).unwrap_or_default();
             let (idle, all) = (t.line.idle, t.line.items);
             say(&format!("note: {press} at {} removed evicted nothing in {idle} of {all} passages", t.line.ratio));
         }
@@ -258,7 +259,7 @@ fn table(tried: &[Tried], chosen: Option<&Tried>) -> Table {
             Some(layers) => layers.iter().map(usize::to_string).collect::<Vec<_>>().join(","),
         };
         table.row([
-            line.press.as_ref().map_or_else(|| "dense".to_owned(), ToString::to_string),
+            line.press.as_ref().map_or_else(|| "dense".to_owned(), label),
             human::percent(line.ratio),
             left,
             format!("{:.4}", line.kl.value),
