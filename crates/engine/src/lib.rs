@@ -21,11 +21,11 @@ pub use model::config::Config;
 pub use model::{LoadOptions, Model, WeightMode};
 pub use press::budget::{Budget, SkipOverflow};
 pub use press::policy::{Policy, Rounding, Schedule};
-pub use press::{Press, PressSpec};
+pub use press::{LayerView, Needs, Press, PressInfo, PressSpec, Scores};
 pub use session::batch::{BatchItem, forward_batch};
 pub use session::control::Control;
 pub use session::forecast::{Forecast, Run};
-pub use session::{LogitRows, Session, SessionOptions};
+pub use session::{Compression, LogitRows, Session, SessionOptions};
 
 pub use meden_kernels::attention::KvType;
 pub use meden_kernels::isa::Isa;

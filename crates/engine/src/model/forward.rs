@@ -13,7 +13,8 @@ use super::{Block, Linear, Model};
 use crate::cache::KvCache;
 use crate::error::EngineError;
 use crate::hook::{Hook, HookPlan, Site};
-use crate::press::plan::{Moment, Plan};
+use crate::press::plan::{Moment, Now, Plan};
+use crate::press::watch::{Piece, Watch};
 use crate::session::control::{Control, Emit};
 
 /// Buffers that live from piece to piece, so that a decoded token allocates nothing here.
@@ -25,6 +26,8 @@ pub(crate) struct Scratch {
     k: Vec<f32>,      // (tokens, kv_heads, head_dim)
     v: Vec<f32>,      // (tokens, kv_heads, head_dim)
     z: Vec<f32>,      // (tokens, q_heads, head_dim)
+    q_unrotated: Vec<f32>, // (tokens, q_heads, head_dim), where a press asked for it
+    lse: Vec<f32>,         // (tokens, q_heads), where a press asked for it
     gate: Vec<f32>,   // (tokens, intermediate)
     up: Vec<f32>,     // (tokens, intermediate)
     logits: Vec<f32>, // (rows, vocab)
@@ -45,6 +48,8 @@ pub(crate) struct Segment<'a> {
     pub ids: &'a [u32],
     /// Tokens seen before.
     pub seen: usize,
+    /// Position of the first token: tokens seen, less what a press that renumbers took away.
+    pub first: usize,
     /// Which moment of the session this is, for the press.
     pub moment: Moment,
     /// First row whose logits are wanted (`ids.len()` for none).
@@ -53,6 +58,14 @@ pub(crate) struct Segment<'a> {
     pub cache: &'a mut KvCache,
     /// What keeps the cache small.
     pub plan: Option<&'a mut Plan>,
+    /// What is gathered for presses.
+    pub watch: &'a mut Watch,
+}
+
+impl Segment<'_> {
+    fn now<'m>(&self, model: &'m Model, long_rope: bool) -> Now<'m> {
+        Now { model, seen: self.seen + self.ids.len(), moment: self.moment, long_rope }
+    }
 }
 
 /// One pass of the model over the tokens of one or more sessions, whose rows follow each other: weights are read once
@@ -85,9 +98,14 @@ impl Model {
             self.block(layer, pass, &mut control.hooks)?;
         }
         for segment in &mut *pass.segments {
-            let next = (segment.seen + segment.ids.len()) as u32;
+            let next = (segment.first + segment.ids.len()) as u32;
             for layer in 0..self.config.layers {
                 segment.cache.layer_mut(layer).slide(next);
+            }
+            let now = segment.now(self, pass.long_rope);
+            if let Some(plan) = segment.plan.as_deref_mut() {
+                plan.act_on_cache(segment.cache, &now, segment.watch)?;
+                plan.settle(segment.cache, &now)?;
             }
         }
         self.logits(pass, &mut control.hooks, emit)
@@ -97,7 +115,7 @@ impl Model {
         let (s, hidden) = (&mut *pass.scratch, self.config.hidden);
         s.positions.clear();
         for segment in &*pass.segments {
-            s.positions.extend((0..segment.ids.len()).map(|t| (segment.seen + t) as u32));
+            s.positions.extend((0..segment.ids.len()).map(|t| (segment.first + t) as u32));
         }
         s.tables.resize_with(self.config.ropes.len(), RopeTable::default);
         for (rope, table) in self.config.ropes.iter().zip(&mut s.tables) {
@@ -124,9 +142,9 @@ impl Model {
 
         self.attention(layer, pass, hooks)?;
         for segment in &mut *pass.segments {
+            let now = segment.now(self, pass.long_rope);
             if let Some(plan) = segment.plan.as_deref_mut() {
-                let seen = segment.seen + segment.ids.len();
-                plan.act(layer, segment.cache.layer_mut(layer), seen, segment.moment)?;
+                plan.act(layer, segment.cache.layer_mut(layer), &now, &segment.watch.layers()[layer])?;
             }
         }
         if let Some(norm) = &block.post_attention_norm {
@@ -174,6 +192,9 @@ impl Model {
             ops::rms_norm_inplace(pool, isa, &mut s.k, k_norm, c.norm_eps);
         }
         let how = c.attention[layer];
+        if pass.segments.iter().any(|segment| segment.watch.wants_unrotated()) {
+            s.q_unrotated.clone_from(&s.q);
+        }
         let (table, rotated) = (&s.tables[how.rope], c.ropes[how.rope].rotated());
         ops::rope(pool, isa, &mut s.q, dim, &table.cos, &table.sin, rotated);
         ops::rope(pool, isa, &mut s.k, dim, &table.cos, &table.sin, rotated);
@@ -192,10 +213,28 @@ impl Model {
             let q_positions = &s.positions[rows.clone()];
             segment.cache.layer_mut(layer).append(q_positions, &s.k[of(kv_width)], &s.v[of(kv_width)]);
             let (q, z) = (&s.q[of(q_width)], &mut s.z[of(q_width)]);
+            s.lse.clear();
+            if segment.watch.wants_lse(layer) {
+                s.lse.resize(segment.ids.len() * c.q_heads, 0.0);
+            }
+            let lse = (!s.lse.is_empty()).then_some(&mut s.lse[..]);
             segment.cache.layers()[layer].with_views(|heads| {
                 let input = AttendInput { q, q_positions, q_heads: c.q_heads, heads, params };
-                attend(pool, isa, &input, z, None, &mut s.attend)
+                attend(pool, isa, &input, z, lse, &mut s.attend)
             })?;
+            if !segment.watch.is_idle() {
+                let unrotated = if segment.watch.wants_unrotated() { of(q_width) } else { 0..0 };
+                let piece = Piece {
+                    model: self,
+                    layer,
+                    positions: q_positions,
+                    hidden: &s.h[of(c.hidden)],
+                    q_unrotated: &s.q_unrotated[unrotated],
+                    q,
+                    lse: &s.lse,
+                };
+                segment.watch.observe(&piece, segment.cache.layer_mut(layer))?;
+            }
         }
         pass.visit(Site::Z, layer, hooks, |s| &mut s.z)?;
 
