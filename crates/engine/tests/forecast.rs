@@ -80,3 +80,48 @@ fn what_no_session_could_do_is_refused_before_any_weight_is_read() {
     let none = SessionOptions { prefill_chunk: 0, ..options };
     assert!(none.forecast(&config, Run { prompt: 1, decode: 0 }).is_err());
 }
+
+#[test]
+fn every_press_is_forecast_exactly_or_from_above() {
+    let Some(folder) = oracle("tiny/llama") else { return };
+    let model = load(&folder, WeightMode::Native, 1);
+    let (mut exact, mut bounded) = (0, 0);
+    for info in meden_engine::press::registry::REGISTRY {
+        let Some(press) = meden_engine::PressSpec::by_name(info.name) else { continue };
+        for (budget, schedule) in
+            [(Budget::Ratio(0.4), "prefill_end"), (Budget::Tokens(90), "prefill_chunk:64,decode_every:8")]
+        {
+            let mut policy = Policy::new(press.clone(), budget);
+            policy.schedule = schedule.parse().unwrap();
+            policy.skip_layers = Some(Vec::new());
+            (policy.sinks, policy.recents) = (2, 8);
+            let options = SessionOptions { policy: Some(policy), ..SessionOptions::default() };
+            let run = Run { prompt: 300, decode: 21 };
+            let forecast = match options.forecast(model.config(), run) {
+                Ok(forecast) => forecast,
+                // it decides itself how much stays, needs a file, or cannot act in chunks
+                Err(EngineError::Press { .. }) => continue,
+                Err(other) => panic!("{}: {other}", info.name),
+            };
+            let mut session = Session::new(model.clone(), options.clone()).unwrap();
+            let ids: Vec<u32> = (0..run.prompt as u32).map(|i| 3 + i * 7 % 300).collect();
+            session.prefill(&ids, &mut Control::default()).unwrap();
+            for id in 0..run.decode as u32 {
+                session.decode(5 + id, &mut Control::default()).unwrap();
+            }
+            let stats = session.stats();
+            let what = format!("{}, {budget}, {schedule}", info.name);
+            if forecast.exact {
+                assert_eq!(forecast.kv_bytes, stats.kv_bytes, "{what}: kept {:?} {:?}", forecast.kept, stats.layers);
+                assert_eq!(forecast.page_bytes, stats.page_bytes, "{what}");
+                assert_eq!(forecast.peak_page_bytes, stats.peak_page_bytes, "{what}");
+                exact += 1;
+            } else {
+                assert!(forecast.kv_bytes >= stats.kv_bytes, "{what}: {} {}", forecast.kv_bytes, stats.kv_bytes);
+                assert!(forecast.kv_bytes < 2 * stats.kv_bytes + (1 << 16), "{what}: a bound, not a guess");
+                bounded += 1;
+            }
+        }
+    }
+    assert!(exact > 10 && bounded > 2, "{exact} exact, {bounded} bounded");
+}

@@ -9,8 +9,8 @@
 use std::sync::Arc;
 
 use meden_engine::{
-    Budget, Control, EngineError, Hook, KvType, Model, Policy, PressSpec, Schedule, Session, SessionOptions, Site,
-    SiteVisit,
+    Budget, Control, EngineError, Hook, KvType, LogitRows, Model, Policy, PressSpec, Schedule, Session, SessionOptions,
+    Site, SiteVisit,
 };
 use serde::Serialize;
 
@@ -63,40 +63,44 @@ pub fn maps(
         return Err(EvalError::TooShort { tokens: ids.len(), needed: 2 });
     };
     let mut queries = Queries { rows: vec![Vec::new(); model.config().layers] };
-    let mut attention = None;
+    let options = SessionOptions { kv_type: KvType::F32, watch: presses.to_vec(), ..SessionOptions::default() };
+    let mut session = Session::new(model.clone(), options)?;
+    session.forward(cached, LogitRows::None, control)?;
+    let mut next = session.fork()?;
+    let mut looking = Control { cancel: control.cancel, progress: None, hooks: vec![&mut queries] };
+    next.decode(last, &mut looking)?;
+    let attention = attention_of(&session, &next, &queries);
     let mut maps = Vec::with_capacity(presses.len());
     for press in presses {
-        // a policy that never acts: only its scores are wanted
-        let mut policy = Policy::new(press.clone(), Budget::Ratio(1.0));
+        let own = press.build()?.own_budget();
+        let mut policy = Policy::new(press.clone(), if own { Budget::Press } else { Budget::Ratio(0.5) });
         policy.schedule = Schedule::prefill_end();
         (policy.sinks, policy.recents) = (0, 0);
         policy.skip_layers = Some(Vec::new());
-        let options = SessionOptions { kv_type: KvType::F32, policy: Some(policy), ..SessionOptions::default() };
-        let mut session = Session::new(model.clone(), options)?;
-        session.prefill(cached, control)?;
-        let scores = scores(&session)?;
-        if attention.is_none() {
-            let mut next = session.fork()?;
-            let mut looking = Control { cancel: control.cancel, progress: None, hooks: vec![&mut queries] };
-            next.decode(last, &mut looking)?;
-            attention = Some(attention_of(&session, &next, &queries));
-        }
-        if let Some(attention) = &attention {
-            maps.push(map(press, cached.len(), attention, &scores, model.config().group()));
-        }
+        maps.push(map(press, cached.len(), &attention, &scores(&session, &policy)?, model.config().group()));
     }
     Ok(maps)
 }
 
 /// Scores of each layer's kv heads; `None` for layers that no press may touch.
-fn scores(session: &Session) -> Result<Vec<Option<Vec<Vec<f32>>>>, EvalError> {
+fn scores(session: &Session, policy: &Policy) -> Result<Vec<Option<Vec<Vec<f32>>>>, EvalError> {
     let config = session.model().config();
     let layer = |layer: usize| {
         if config.attention[layer].window.is_some() {
             return Ok(None);
         }
-        let head = |head| session.press_scores(layer, head).unwrap_or_else(|| Ok(Vec::new()));
-        Ok(Some((0..config.kv_heads).map(head).collect::<Result<Vec<_>, EngineError>>()?))
+        let (scores, protect) = session.press_scores(layer, policy)?;
+        let mut rows = scores.rows().to_vec();
+        for (row, head) in rows.iter_mut().zip(session.cache().layers()[layer].heads()) {
+            // what the press itself never drops goes last
+            for (slot, score) in row.iter_mut().enumerate() {
+                let newest = slot + 1 == head.len();
+                if protect.covers(slot, head.positions()) && !(newest && protect.recents == 1) {
+                    *score = f32::INFINITY;
+                }
+            }
+        }
+        Ok(Some(rows))
     };
     (0..config.layers).map(layer).collect()
 }

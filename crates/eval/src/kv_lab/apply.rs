@@ -1,6 +1,6 @@
 //! The one place where a press is applied to a dense session.
 
-use meden_engine::{Control, Policy, Session, SessionOptions};
+use meden_engine::{Policy, Session};
 
 use super::sweep::Clock;
 use crate::error::EvalError;
@@ -21,23 +21,24 @@ pub struct Compressed {
     pub notes: Vec<String>,
 }
 
-/// Applies a policy once to a copy of `dense`, which stays as it is.
+/// Applies a policy once to a copy of `dense`, which stays as it is. The press has to be one of those that `dense` has
+/// watched for.
 ///
 /// # Errors
-/// A policy that the model cannot carry out.
+/// A policy that the model cannot carry out, a press whose needs were not gathered.
 pub fn apply(dense: &Session, policy: &Policy, clock: Option<Clock<'_>>) -> Result<Compressed, EvalError> {
-    let before_bytes = dense.stats().kv_bytes;
-    let options = SessionOptions { policy: Some(policy.clone()), ..dense.options().clone() };
-    let mut session = Session::new(dense.model().clone(), options)?;
-    session.prefill(dense.history(), &mut Control::default())?;
-    let stats = session.stats();
-    let _ = clock;
+    let mut session = dense.fork()?;
+    let start = clock.map(|now| now());
+    let done = session.compress(policy)?;
+    let milliseconds = clock.zip(start).map(|(now, start)| (now() - start).as_secs_f64() * 1e3);
+    // from here on the bytes are those of this press alone
+    session.stop_watching();
     Ok(Compressed {
-        evicted: stats.evicted,
-        before_bytes,
-        after_bytes: stats.kv_bytes,
-        milliseconds: None,
-        notes: stats.notes,
+        evicted: done.evicted,
+        before_bytes: done.before_bytes,
+        after_bytes: session.stats().kv_bytes,
+        milliseconds,
+        notes: session.stats().notes,
         session,
     })
 }

@@ -78,7 +78,9 @@ fn cases<'a>(work: &Work<'_>, item: &'a Item) -> Result<Vec<Case<'a>>, EvalError
 
 /// Reads the compressed part with a dense cache.
 fn read(work: &Work<'_>, case: &Case<'_>, kv_type: KvType) -> Result<Session, EvalError> {
-    let options = SessionOptions { kv_type, prefill_chunk: work.spec.prefill_chunk, ..SessionOptions::default() };
+    let watch = work.spec.presses.clone();
+    let options =
+        SessionOptions { kv_type, prefill_chunk: work.spec.prefill_chunk, watch, ..SessionOptions::default() };
     let mut session = Session::new(work.subject.model.clone(), options)?;
     let mut control = Control { cancel: Some(work.cancel), ..Control::default() };
     session.forward(&case.compressed, LogitRows::None, &mut control)?;
@@ -141,9 +143,11 @@ fn add(measured: &mut Measured, compressed: &Compressed, stats: &CacheStats) {
 
 fn compress(work: &Work<'_>, cell: &Cell, dense: &Session) -> Result<Compressed, EvalError> {
     let Some(press) = &cell.press else {
-        let bytes = dense.stats().kv_bytes;
+        let mut session = dense.fork()?;
+        session.stop_watching();
+        let bytes = session.stats().kv_bytes;
         return Ok(Compressed {
-            session: dense.fork()?,
+            session,
             evicted: 0,
             before_bytes: bytes,
             after_bytes: bytes,
@@ -151,7 +155,7 @@ fn compress(work: &Work<'_>, cell: &Cell, dense: &Session) -> Result<Compressed,
             notes: Vec::new(),
         });
     };
-    let budget = Budget::Ratio(1.0 - cell.ratio);
+    let budget = if press.build()?.own_budget() { Budget::Press } else { Budget::Ratio(1.0 - cell.ratio) };
     let policy = work.spec.spare.policy(press, budget, Schedule::prefill_end());
     apply(dense, &policy, work.clock)
 }

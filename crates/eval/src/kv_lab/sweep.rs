@@ -105,7 +105,7 @@ impl Spec {
     /// Refuses settings that measure nothing.
     ///
     /// # Errors
-    /// An empty list, a share outside [0, 1), no items.
+    /// An empty list, a share outside [0, 1), no items, a press whose parameters are out of range.
     pub fn check(&self) -> Result<(), EvalError> {
         let refuse = |field: &'static str, value: String, allowed: &str| {
             Err(EvalError::Setting { field, value, allowed: allowed.to_owned() })
@@ -124,6 +124,9 @@ impl Spec {
         if self.items == 0 {
             return refuse("items", "0".to_owned(), "at least 1");
         }
+        for press in &self.presses {
+            press.build()?;
+        }
         if let Some(bad) = self.ratios.iter().find(|r| !(0.0..1.0).contains(*r)) {
             return refuse("ratio", bad.to_string(), "the share removed, from 0 to below 1");
         }
@@ -136,7 +139,9 @@ impl Spec {
         for &kv in &self.kv {
             cells.push(Cell { press: None, ratio: 0.0, kv });
             for press in &self.presses {
-                for &ratio in &self.ratios {
+                // a press that decides itself how much stays is measured once
+                let own = press.build().is_ok_and(|p| p.own_budget());
+                for &ratio in if own { &[0.0][..] } else { &self.ratios[..] } {
                     cells.push(Cell { press: Some(press.clone()), ratio, kv });
                 }
             }
