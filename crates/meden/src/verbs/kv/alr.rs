@@ -27,7 +27,7 @@ use crate::{load, output, signals};
   meden kv alr
   meden kv alr --press knorm,knorm_high,random,streaming_llm --tokens 2048 --html alr.html")]
 pub struct Args {
-    /// Presses, as in knorm,random; or JSON with parameters
+    /// Presses, as in knorm,random; with parameters as in snapkv(window_size=32)
     #[arg(long, default_value = "knorm,random,knorm_high", value_name = "PRESS,..")]
     press: PressList,
     /// Tokens of the text that are read; the query is that of the token after them

@@ -30,7 +30,7 @@ pub struct Args {
     /// Budgets: shares, tokens or bytes, as in 50%,512,8MiB
     #[arg(long, value_delimiter = ',', default_value = "50%,25%,12.5%", value_name = "BUDGET,..")]
     kv_budget: Vec<Budget>,
-    /// Presses, as in knorm,streaming_llm; or JSON with parameters
+    /// Presses, as in knorm,streaming_llm; with parameters as in snapkv(window_size=32)
     #[arg(long, default_value = "knorm", value_name = "PRESS,..")]
     press: PressList,
     /// Element types of cached keys and values

@@ -44,7 +44,7 @@ pub struct Args {
     /// Tokens of the text that is compressed
     #[arg(long, value_delimiter = ',', default_value = "512", value_name = "N,..")]
     lengths: Vec<usize>,
-    /// Presses, as in knorm,streaming_llm; or JSON with parameters. The dense cache is always measured
+    /// Presses, as in knorm,streaming_llm; with parameters as in snapkv(window_size=32). The dense cache is always measured
     #[arg(long, default_value = "knorm,random,streaming_llm", value_name = "PRESS,..")]
     press: PressList,
     /// Shares removed

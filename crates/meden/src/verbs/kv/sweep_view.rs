@@ -52,7 +52,11 @@ fn cells(line: &Line) -> Vec<String> {
         human::count(line.length as u64),
         if line.task.is_asked() { line.question.to_string() } else { "-".to_owned() },
         press_name(line),
-        if line.press.is_some() { human::percent(line.ratio) } else { "-".to_owned() },
+        match (&line.press, decides_itself(line)) {
+            (None, _) => "-".to_owned(),
+            (_, true) => format!("{} (its own)", human::percent(removed(line))),
+            (_, false) => human::percent(line.ratio),
+        },
         line.kv.to_string(),
         line.items.to_string(),
         number(&line.kl),
@@ -74,6 +78,16 @@ fn with_interval(estimate: &Estimate, write: &dyn Fn(f64) -> String) -> String {
         Some([low, high]) => format!("{} [{}, {}]", write(estimate.value), write(low), write(high)),
         None => write(estimate.value),
     }
+}
+
+/// Whether the press has no budget but its own rule.
+fn decides_itself(line: &Line) -> bool {
+    line.press.as_ref().and_then(|p| p.build().ok()).is_some_and(|p| p.own_budget())
+}
+
+/// Share removed: the nominal one, or what the press made of it.
+fn removed(line: &Line) -> f64 {
+    if decides_itself(line) { 1.0 - line.kept_tokens / line.tokens.max(1.0) } else { line.ratio }
 }
 
 fn press_name(line: &Line) -> String {
@@ -264,7 +278,7 @@ fn series(lines: &[&Line], of: Measure<'_>) -> Vec<Series> {
         };
         let estimate = of(line);
         let interval = estimate.and_then(|e| e.interval).map_or((f64::NAN, f64::NAN), |[low, high]| (low, high));
-        series[at].points.push((line.ratio, estimate.map_or(f64::NAN, |e| e.value)));
+        series[at].points.push((removed(line), estimate.map_or(f64::NAN, |e| e.value)));
         series[at].intervals.push(interval);
     }
     // every curve begins at the dense cache, with nothing removed

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use meden_engine::{Budget, KvType, SessionOptions};
+use meden_engine::{Budget, KvType, PressSpec, SessionOptions};
 use meden_eval::kv_lab::label;
 use meden_eval::kv_lab::store::Store;
 use meden_eval::kv_lab::summary::{self, Line};
@@ -45,8 +45,8 @@ pub struct Args {
     /// Seed of the choice of passages
     #[arg(long, default_value_t = 1, value_name = "SEED")]
     seed: u64,
-    /// Presses that are tried, as in knorm,streaming_llm; or JSON with parameters
-    #[arg(long, default_value = "knorm,streaming_llm", value_name = "PRESS,..")]
+    /// Presses that are tried, as in knorm,streaming_llm; with parameters as in snapkv(window_size=32)
+    #[arg(long, default_value = "knorm,keydiff,snapkv,expected_attention,streaming_llm", value_name = "PRESS,..")]
     press: PressList,
     /// Shares removed that are tried
     #[arg(long, value_delimiter = ',', default_value = "0.25,0.5,0.625,0.75,0.875", value_name = "R,..")]
@@ -213,18 +213,23 @@ fn spec(args: &Args) -> Spec {
     }
 }
 
+fn budget(press: &PressSpec, ratio: f64) -> Budget {
+    if press.build().is_ok_and(|p| p.own_budget()) { Budget::Press } else { Budget::Ratio(1.0 - ratio) }
+}
+
 /// The chosen settings as `meden run` takes them.
 fn flags(chosen: &Tried, args: &Args) -> String {
-    let Some(press) = &chosen.line.press else { return format!("--kv {}", args.kv) };
-    let press = press.to_string();
-    let press = if press.starts_with('{') { format!("'{press}'") } else { press };
+    let Some(press_spec) = &chosen.line.press else { return format!("--kv {}", args.kv) };
+    let press = label(press_spec);
+    let plain = press.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let press = if plain { press } else { format!("'{press}'") };
     let skip = chosen.skip_layers.as_ref().map_or_else(String::new, |layers| {
         let list: Vec<String> = layers.iter().map(usize::to_string).collect();
         format!(" --skip-layers {}", if list.is_empty() { "none".to_owned() } else { list.join(",") })
     });
     format!(
         "--press {press} --kv-budget {}{skip} --sinks {} --recents {} --schedule prefill_end --kv {}",
-        Budget::Ratio(1.0 - chosen.line.ratio),
+        budget(press_spec, chosen.line.ratio),
         args.spare.sinks,
         args.spare.recents,
         args.kv
