@@ -8,10 +8,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::{Tensor, log_softmax, max_diff, oracle, tensors};
+use meden_engine::press::registry::REGISTRY;
 use meden_engine::{
     Budget, Control, KvType, LogitRows, Model, Policy, PressSpec, Rounding, Schedule, Session, SessionOptions,
 };
-use meden_engine::press::registry::REGISTRY;
 use serde_json::Value;
 
 /// One case of a file.
@@ -106,7 +106,12 @@ fn compare_scores(case: &Case<'_>, whole: &Session, want: &Tensor, n: usize) {
             let high = free.iter().map(|&s| row[s]).fold(f32::NEG_INFINITY, f32::max);
             for s in free {
                 let diff = (ours[s] - row[s]).abs();
-                assert!(diff <= 1e-4 * slack(&case.press) * (high - low), "{at}, position {s}: {} against {}", ours[s], row[s]);
+                assert!(
+                    diff <= 1e-4 * slack(&case.press) * (high - low),
+                    "{at}, position {s}: {} against {}",
+                    ours[s],
+                    row[s]
+                );
             }
         }
     }
@@ -153,7 +158,10 @@ fn compare_kept(case: &Case<'_>, pressed: &Session, whole: &Session, want: &Tens
             let range = finite().fold(f32::NEG_INFINITY, f32::max) - finite().fold(f32::INFINITY, f32::min);
             for p in kept.iter().filter(|p| !want.contains(p)).chain(want.iter().filter(|p| !kept.contains(p))) {
                 let distance = (row[*p as usize] - boundary).abs();
-                assert!(distance <= 2e-4 * slack(&case.press) * range, "{at}: position {p} is {distance} from the boundary, range {range}");
+                assert!(
+                    distance <= 2e-4 * slack(&case.press) * range,
+                    "{at}: position {p} is {distance} from the boundary, range {range}"
+                );
             }
         }
     }
@@ -167,7 +175,8 @@ fn swapped_equals(case: &Case<'_>, row: &[f32], (kept, want): (&[u32], &[u32]), 
         only.sort_by(f32::total_cmp);
         only
     };
-    let range = row.iter().copied().fold(f32::NEG_INFINITY, f32::max) - row.iter().copied().fold(f32::INFINITY, f32::min);
+    let range =
+        row.iter().copied().fold(f32::NEG_INFINITY, f32::max) - row.iter().copied().fold(f32::INFINITY, f32::min);
     for (a, b) in sorted(kept, want).iter().zip(sorted(want, kept)) {
         assert!((a - b).abs() <= 2e-4 * slack(&case.press) * range, "{at}: {a} was kept instead of {b}");
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use meden_engine::press::policy::PrefillSchedule;
 use meden_engine::text::{ChatTemplate, TextError, Tokenizer};
 use meden_engine::{Budget, Config, KvType, Model, SessionOptions};
 use meden_files::ModelFiles;
@@ -137,13 +138,15 @@ fn cache_bytes(config: &Config, session: &SessionOptions, tokens: usize) -> u64 
     };
     let numbers = (2 * config.layers * config.kv_heads * config.head_dim) as u64;
     let token = numbers * value_bytes_x8 / 8;
-    let kept = match session.policy.as_ref().map(|p| p.budget) {
+    // a press that acts once, after the prefill, has the whole text before it
+    let policy = session.policy.as_ref().filter(|p| p.schedule.prefill != PrefillSchedule::End);
+    let kept = match policy.map(|p| p.budget) {
         Some(Budget::Tokens(budget)) => tokens.min(budget + session.prefill_chunk),
         Some(Budget::Ratio(share)) => tokens.min((tokens as f64 * share) as usize + session.prefill_chunk),
         Some(Budget::Bytes(bytes)) => {
             return bytes.min(token * tokens as u64).saturating_add(token * session.prefill_chunk as u64);
         }
-        None => tokens,
+        Some(Budget::Press) | None => tokens,
     };
     token.saturating_mul(kept as u64)
 }

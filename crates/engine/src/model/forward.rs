@@ -20,17 +20,17 @@ use crate::session::control::{Control, Emit};
 /// Buffers that live from piece to piece, so that a decoded token allocates nothing here.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    x: Vec<f32>,      // (tokens, hidden): the residual stream
-    h: Vec<f32>,      // (tokens, hidden): what a sublayer reads, then what it adds
-    q: Vec<f32>,      // (tokens, q_heads, head_dim)
-    k: Vec<f32>,      // (tokens, kv_heads, head_dim)
-    v: Vec<f32>,      // (tokens, kv_heads, head_dim)
-    z: Vec<f32>,      // (tokens, q_heads, head_dim)
+    x: Vec<f32>,           // (tokens, hidden): the residual stream
+    h: Vec<f32>,           // (tokens, hidden): what a sublayer reads, then what it adds
+    q: Vec<f32>,           // (tokens, q_heads, head_dim)
+    k: Vec<f32>,           // (tokens, kv_heads, head_dim)
+    v: Vec<f32>,           // (tokens, kv_heads, head_dim)
+    z: Vec<f32>,           // (tokens, q_heads, head_dim)
     q_unrotated: Vec<f32>, // (tokens, q_heads, head_dim), where a press asked for it
     lse: Vec<f32>,         // (tokens, q_heads), where a press asked for it
-    gate: Vec<f32>,   // (tokens, intermediate)
-    up: Vec<f32>,     // (tokens, intermediate)
-    logits: Vec<f32>, // (rows, vocab)
+    gate: Vec<f32>,        // (tokens, intermediate)
+    up: Vec<f32>,          // (tokens, intermediate)
+    logits: Vec<f32>,      // (rows, vocab)
     positions: Vec<u32>,
     wanted: Vec<usize>, // rows whose logits are wanted
     wanted_positions: Vec<u32>,

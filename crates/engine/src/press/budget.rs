@@ -51,10 +51,12 @@ impl std::str::FromStr for SkipOverflow {
 impl std::str::FromStr for Budget {
     type Err = EngineError;
     fn from_str(text: &str) -> Result<Self, EngineError> {
-        let bad = || EngineError::Setting {
+        let bad = || {
+            EngineError::Setting {
             field: "KV budget",
             value: text.to_string(),
             allowed: "a share such as 25%, a number of tokens such as 512, bytes such as 8MiB, or `press` for a press that decides by itself".to_string(),
+        }
         };
         let trimmed = text.trim();
         if trimmed == "press" {

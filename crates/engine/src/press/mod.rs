@@ -163,12 +163,7 @@ pub trait Press: Send + Sync {
 
     /// Look at tokens that a layer has just read, before anything is evicted. `state` is this session's, for this
     /// layer; columns of the heads travel with their slots.
-    fn observe(
-        &self,
-        piece: &Piece<'_>,
-        cache: &mut LayerCache,
-        state: &mut LayerState,
-    ) -> Result<(), EngineError> {
+    fn observe(&self, piece: &Piece<'_>, cache: &mut LayerCache, state: &mut LayerState) -> Result<(), EngineError> {
         let _ = (piece, cache, state);
         Ok(())
     }

@@ -369,13 +369,7 @@ impl Plan {
         Ok(())
     }
 
-    fn view<'a>(
-        &self,
-        layer: usize,
-        cache: &'a LayerCache,
-        now: &Now<'a>,
-        state: &'a LayerState,
-    ) -> LayerView<'a> {
+    fn view<'a>(&self, layer: usize, cache: &'a LayerCache, now: &Now<'a>, state: &'a LayerState) -> LayerView<'a> {
         let target = self.layer_target(layer, now.seen);
         let removed = match self.policy.budget {
             Budget::Ratio(share) => 1.0 - share,
@@ -452,7 +446,13 @@ impl Plan {
     }
 
     /// Scores of every slot of a layer, as the press sees them now.
-    pub fn scores(&self, layer: usize, cache: &LayerCache, now: &Now<'_>, state: &LayerState) -> Result<Scores, EngineError> {
+    pub fn scores(
+        &self,
+        layer: usize,
+        cache: &LayerCache,
+        now: &Now<'_>,
+        state: &LayerState,
+    ) -> Result<Scores, EngineError> {
         let view = self.view(layer, cache, now, state);
         let mut scores = Scores::of(view.heads);
         self.press.score(&view, &mut scores)?;

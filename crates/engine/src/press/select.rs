@@ -28,12 +28,7 @@ impl Protect {
 }
 
 /// The best `counts[h]` slots of each head.
-pub fn best(
-    layer: &LayerView<'_>,
-    scores: &Scores,
-    counts: &[usize],
-    protect: Protect,
-) -> Result<Keep, EngineError> {
+pub fn best(layer: &LayerView<'_>, scores: &Scores, counts: &[usize], protect: Protect) -> Result<Keep, EngineError> {
     let mut keep = Vec::with_capacity(counts.len());
     for (number, ((head, row), &count)) in layer.heads.iter().zip(scores.rows()).zip(counts).enumerate() {
         let mut slots = Vec::new();

@@ -221,7 +221,8 @@ fn short_form(text: &str) -> Result<Value, EngineError> {
     let refuse = || EngineError::Setting {
         field: "press",
         value: text.to_string(),
-        allowed: "a name, or a name with parameters in parentheses such as snapkv(window_size=32) or adakv(snapkv)".into(),
+        allowed: "a name, or a name with parameters in parentheses such as snapkv(window_size=32) or adakv(snapkv)"
+            .into(),
     };
     let text = text.trim();
     let Some((name, rest)) = text.split_once('(') else {

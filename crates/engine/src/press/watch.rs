@@ -38,11 +38,7 @@ impl Piece<'_> {
     /// How the layer's logits are made.
     pub fn params(&self) -> AttendParams {
         let c = self.model.config();
-        AttendParams {
-            scale: c.attention_scale,
-            softcap: c.attention_softcap,
-            window: c.attention[self.layer].window,
-        }
+        AttendParams { scale: c.attention_scale, softcap: c.attention_softcap, window: c.attention[self.layer].window }
     }
 }
 
@@ -274,13 +270,8 @@ fn add_mass(
         column.resize(cache.heads()[number / c.group()].len(), 0.0);
     }
     cache.with_views(|heads| {
-        let input = AttendInput {
-            q: piece.q,
-            q_positions: piece.positions,
-            q_heads: c.q_heads,
-            heads,
-            params: piece.params(),
-        };
+        let input =
+            AttendInput { q: piece.q, q_positions: piece.positions, q_heads: c.q_heads, heads, params: piece.params() };
         let wanted = Columns { input: &input, lse: piece.lse, weights: None, reduce: Reduce::Sum };
         attention_columns(piece.model.pool(), piece.model.isa(), &wanted, columns, scratch)
     })?;

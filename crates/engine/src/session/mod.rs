@@ -16,10 +16,10 @@ use meden_kernels::attention::KvType;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::KvCache;
+use crate::cache::head::HeadCache;
 use crate::error::EngineError;
 use crate::model::Model;
 use crate::model::forward::Scratch;
-use crate::cache::head::HeadCache;
 use crate::press::plan::{Moment, Now, Plan};
 use crate::press::policy::Policy;
 use crate::press::select::Protect;

@@ -59,7 +59,8 @@ impl Session {
         if let (Some(plan), true) = (&self.plan, self.seen() > 0) {
             let name = plan.policy.press.name();
             if plan.counters.runs == 0 && plan.press().own_budget() {
-                let asked = if plan.counters.asked == 0 { "it was not its turn yet" } else { "its own rule kept everything" };
+                let asked =
+                    if plan.counters.asked == 0 { "it was not its turn yet" } else { "its own rule kept everything" };
                 notes.push(format!("press {name} evicted nothing of {} tokens: {asked}", self.seen()));
             } else if plan.counters.runs == 0 {
                 notes.push(format!(

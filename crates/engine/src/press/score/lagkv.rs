@@ -91,8 +91,7 @@ fn spread(part: &[f32], next: &[f32], dim: usize) -> Vec<f32> {
         .map(|row| {
             // a channel that does not move in the next partition says nothing
             let scaled = row.iter().zip(low.iter().zip(&high));
-            let scaled: Vec<f32> =
-                scaled.map(|(x, (l, h))| if h > l { (x - l) / (h - l) } else { 0.0 }).collect();
+            let scaled: Vec<f32> = scaled.map(|(x, (l, h))| if h > l { (x - l) / (h - l) } else { 0.0 }).collect();
             let mean = scaled.iter().sum::<f32>() / dim as f32;
             let squares: f32 = scaled.iter().map(|x| (x - mean) * (x - mean)).sum();
             (squares / (dim as f32 - 1.0).max(1.0)).sqrt()

@@ -79,7 +79,12 @@ impl Ready {
         match &self.given {
             Some(all) => {
                 let of_head = all.get(place * dim * k..(place + 1) * dim * k).ok_or_else(|| {
-                    bad("leverage_score", "sketch", format!("{} numbers", all.len()), "(layers, kv_heads, head_dim, sketch_dimension) numbers")
+                    bad(
+                        "leverage_score",
+                        "sketch",
+                        format!("{} numbers", all.len()),
+                        "(layers, kv_heads, head_dim, sketch_dimension) numbers",
+                    )
                 })?;
                 Ok(of_head.iter().map(|&x| f64::from(x) * unit).collect())
             }

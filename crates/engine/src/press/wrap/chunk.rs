@@ -95,7 +95,8 @@ impl Press for Ready {
                 .heads
                 .iter()
                 .map(|h| {
-                    let kept = if layer.kvpress() { h.len() as f64 * (1.0 - layer.removed) } else { h.len() as f64 * share };
+                    let kept =
+                        if layer.kvpress() { h.len() as f64 * (1.0 - layer.removed) } else { h.len() as f64 * share };
                     (kept as usize).max(1)
                 })
                 .collect();

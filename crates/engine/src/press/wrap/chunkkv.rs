@@ -82,8 +82,7 @@ impl Press for Ready {
             forced(b).cmp(&forced(a)).then(mean(chunks[b]).total_cmp(&mean(chunks[a]))).then(a.cmp(&b))
         });
         let count = wanted.max((0..chunks.len()).filter(|&c| forced(c)).count());
-        let mut stay: Vec<u32> =
-            order.iter().take(count).flat_map(|&c| chunks[c].iter().map(|(p, _)| *p)).collect();
+        let mut stay: Vec<u32> = order.iter().take(count).flat_map(|&c| chunks[c].iter().map(|(p, _)| *p)).collect();
         stay.sort_unstable();
         Ok(layer
             .heads

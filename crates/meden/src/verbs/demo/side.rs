@@ -132,7 +132,12 @@ pub fn run(spec: &SideSpec) -> anyhow::Result<Exit> {
         spec.quantize.as_deref().map(str::parse).transpose().map_err(|e| usage(format!("--quantize: {e}")))?;
     let model = spec.model.display().to_string();
     let args = ModelArgs { model, threads: spec.threads, weights: spec.weights, isa, quantize };
-    let options = SessionOptions { kv_type: spec.kv, policy: spec.policy.clone(), prefill_chunk: spec.prefill_chunk, ..SessionOptions::default() };
+    let options = SessionOptions {
+        kv_type: spec.kv,
+        policy: spec.policy.clone(),
+        prefill_chunk: spec.prefill_chunk,
+        ..SessionOptions::default()
+    };
     let task = Task::new(spec.depth);
     let opened = load::open(&args, true)?;
     let prompt = prompt::encode(&opened, &task.message(), None, false)?;
