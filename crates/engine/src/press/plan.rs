@@ -9,7 +9,7 @@ use super::rotation::Turner;
 use super::select::{Keep, Protect};
 use super::view::{LayerView, Scores};
 use super::watch::{LayerState, Watch};
-use super::{Edits, LayerShare, Press, Scope, select};
+use super::{Edits, LayerShare, Press, PressSpec, Scope, select};
 use crate::cache::{KvCache, LayerCache};
 use crate::error::EngineError;
 use crate::model::Model;
@@ -90,7 +90,7 @@ impl Plan {
         check_character(policy, press.as_ref(), pressed, config).map_err(&refuse)?;
         let protect = policy.protect();
         let floor = (protect.sinks + protect.recents).max(1);
-        let extra = Extra::of(press.as_ref(), adaptivity, config);
+        let extra = Extra::of(&policy.press, adaptivity);
         let byte_tokens = match policy.budget {
             Budget::Tokens(tokens) if tokens < floor => {
                 return Err(refuse(format!(
@@ -525,8 +525,8 @@ struct Extra {
 }
 
 impl Extra {
-    fn of(press: &dyn Press, adaptivity: Adaptivity, _: &Config) -> Extra {
-        Extra { columns: usize::from(press.needs().attention_mass), ragged: adaptivity != Adaptivity::Uniform }
+    fn of(press: &PressSpec, adaptivity: Adaptivity) -> Extra {
+        Extra { columns: press.columns(), ragged: adaptivity != Adaptivity::Uniform }
     }
 }
 

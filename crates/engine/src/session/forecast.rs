@@ -237,8 +237,8 @@ impl Counts<'_> {
         if let Some(plan) = self.plan {
             let full = |(_, window): &(&usize, &Option<usize>)| window.is_none();
             let slots: usize = self.held.iter().zip(&shape.windows).filter(full).map(|(held, _)| held * heads).sum();
-            if plan.press().needs().attention_mass && plan.acts_later() {
-                metadata_bytes += slots * size_of::<f32>();
+            if plan.acts_later() {
+                metadata_bytes += slots * plan.policy.press.columns() * size_of::<f32>();
             }
             if !is_exact(&plan.policy.press) {
                 // every head may have a page of which one slot is used
