@@ -9,7 +9,7 @@ use super::rotation::Turner;
 use super::select::{Keep, Protect};
 use super::view::{LayerView, Scores};
 use super::watch::{LayerState, Watch};
-use super::{Edits, LayerShare, Press, PressSpec, Scope, select};
+use super::{Edits, LayerShare, Press, Scope, select};
 use crate::cache::{KvCache, LayerCache};
 use crate::error::EngineError;
 use crate::model::Model;
@@ -40,6 +40,8 @@ pub(crate) struct Now<'a> {
 pub(crate) struct Plan {
     pub policy: Policy,
     press: Arc<dyn Press>,
+    /// The press is not the policy's: a caller brought it.
+    foreign: bool,
     skipped: Vec<bool>,
     sliding: Vec<bool>,
     full: usize,
@@ -72,8 +74,19 @@ pub(crate) struct Counters {
 impl Plan {
     /// Check a policy against a model. A budget that cannot be met is refused with the smallest that can.
     pub fn compile(policy: &Policy, config: &Config, cache: &KvCache) -> Result<Plan, EngineError> {
-        let press = policy.press.build()?;
-        let adaptivity = policy.press.info().adaptivity;
+        let mut plan = Plan::compile_with(policy, policy.press.build()?, config, cache)?;
+        plan.foreign = false;
+        Ok(plan)
+    }
+
+    /// The same with a press that is not in the registry; the policy's own is not looked at.
+    pub fn compile_with(
+        policy: &Policy,
+        press: Arc<dyn Press>,
+        config: &Config,
+        cache: &KvCache,
+    ) -> Result<Plan, EngineError> {
+        let adaptivity = super::registry::find(press.name()).map_or(Adaptivity::LayersAndHeads, |info| info.adaptivity);
         let refuse = |why: String| EngineError::Press { press: press.name().to_string(), why };
         let sliding: Vec<bool> = config.attention.iter().map(|a| a.window.is_some()).collect();
         let full = sliding.iter().filter(|s| !**s).count();
@@ -90,7 +103,9 @@ impl Plan {
         check_character(policy, press.as_ref(), pressed, config).map_err(&refuse)?;
         let protect = policy.protect();
         let floor = (protect.sinks + protect.recents).max(1);
-        let extra = Extra::of(&policy.press, adaptivity);
+        let own = press.name() == policy.press.name();
+        let columns = if own { policy.press.columns() } else { usize::from(press.needs().attention_mass) };
+        let extra = Extra { columns, ragged: adaptivity != Adaptivity::Uniform };
         let byte_tokens = match policy.budget {
             Budget::Tokens(tokens) if tokens < floor => {
                 return Err(refuse(format!(
@@ -132,6 +147,7 @@ impl Plan {
         Ok(Plan {
             policy: policy.clone(),
             press,
+            foreign: true,
             skipped,
             sliding,
             full,
@@ -145,6 +161,19 @@ impl Plan {
     pub fn inherit(&mut self, other: &Plan) {
         self.counters = other.counters.clone();
         self.acted.clone_from(&other.acted);
+    }
+
+    /// Did a caller bring the press?
+    pub fn is_foreign(&self) -> bool {
+        self.foreign
+    }
+
+    /// A plan for a fork of the session.
+    pub fn fork(&self, config: &Config, cache: &KvCache) -> Result<Plan, EngineError> {
+        let mut plan = Plan::compile_with(&self.policy, self.press.clone(), config, cache)?;
+        plan.foreign = self.foreign;
+        plan.inherit(self);
+        Ok(plan)
     }
 
     /// Tokens seen when each layer was last acted on.
@@ -271,7 +300,8 @@ impl Plan {
             }
             return Ok(());
         }
-        if self.press.scope() == Scope::Cache || self.press.needs().replay {
+        // renumbering waits too: a pass that fails half-way must not leave layers at different positions
+        if self.press.scope() == Scope::Cache || self.press.needs().replay || self.press.renumbers() {
             return Ok(());
         }
         self.press_layer(layer, cache, now, state)
@@ -295,14 +325,18 @@ impl Plan {
 
     /// Act on all layers together, once a pass is through; for presses whose decision reaches over layers.
     pub fn act_on_cache(&mut self, cache: &mut KvCache, now: &Now<'_>, watch: &Watch) -> Result<(), EngineError> {
-        if self.press.scope() != Scope::Cache || self.press.needs().replay {
+        if self.press.needs().replay || (self.press.scope() == Scope::Layer && !self.press.renumbers()) {
             return Ok(());
         }
         let due = |l: &usize| !self.sliding[*l] && !self.skipped[*l] && self.due(*l, &cache.layers()[*l], now);
-        if !(0..self.skipped.len()).any(|l| due(&l)) {
+        let due: Vec<usize> = (0..self.skipped.len()).filter(due).collect();
+        if self.press.scope() == Scope::Layer {
+            for layer in due {
+                self.press_layer(layer, cache.layer_mut(layer), now, &watch.layers()[layer])?;
+            }
             return Ok(());
         }
-        self.press_cache(cache, now, watch)
+        if due.is_empty() { Ok(()) } else { self.press_cache(cache, now, watch) }
     }
 
     fn press_cache(&mut self, cache: &mut KvCache, now: &Now<'_>, watch: &Watch) -> Result<(), EngineError> {
@@ -522,12 +556,6 @@ struct Extra {
     columns: usize,
     /// Heads may keep different numbers, so each may have a page that is not full.
     ragged: bool,
-}
-
-impl Extra {
-    fn of(press: &PressSpec, adaptivity: Adaptivity) -> Extra {
-        Extra { columns: press.columns(), ragged: adaptivity != Adaptivity::Uniform }
-    }
 }
 
 /// Most bytes the cache takes when every full-attention head holds `tokens` slots and every sliding layer its window.

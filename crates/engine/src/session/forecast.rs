@@ -175,7 +175,7 @@ impl Counts<'_> {
 
     fn piece(&mut self, count: usize, moment: Moment) {
         let seen = self.seen + count;
-        let together = self.plan.is_some_and(|plan| plan.press().scope() == Scope::Cache);
+        let together = self.plan.is_some_and(|plan| plan.press().scope() == Scope::Cache || plan.press().renumbers());
         let mut pages: usize = self.held.iter().map(|&slots| self.shape.page_bytes(slots)).sum();
         for layer in 0..self.held.len() {
             let before = self.held[layer];
