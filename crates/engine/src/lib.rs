@@ -24,6 +24,7 @@ pub use press::policy::{Policy, Rounding, Schedule};
 pub use press::{LayerView, Needs, Press, PressInfo, PressSpec, Scores};
 pub use session::batch::{BatchItem, forward_batch};
 pub use session::control::Control;
+pub use session::forecast::{Forecast, Run};
 pub use session::{Compression, LogitRows, Session, SessionOptions};
 
 pub use meden_kernels::attention::KvType;

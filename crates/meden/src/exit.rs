@@ -109,7 +109,12 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(e) = cause.downcast_ref::<EvalError>() {
         return Some(match e {
             EvalError::Engine(e) => of_engine(e),
-            EvalError::Setting { .. } | EvalError::TooShort { .. } => Exit::Usage,
+            EvalError::Text(e) => of_text(e),
+            EvalError::Setting { .. }
+            | EvalError::TooShort { .. }
+            | EvalError::TextTooShort { .. }
+            | EvalError::Prompt { .. } => Exit::Usage,
+            EvalError::Results { .. } => Exit::BadFile,
             _ => Exit::Other,
         });
     }

@@ -10,6 +10,7 @@ use meden_files::source::Progress;
 const BYTES: &str = "{msg}  {bar:28} {bytes:>10} of {total_bytes}  {bytes_per_sec:>12}  {eta:>4}";
 const TOKENS: &str = "{msg}  {bar:28} {pos:>7} of {len} tokens  {rate:>7}  {eta:>4}";
 const RUNS: &str = "{msg}  {bar:28} {pos} of {len} runs  {eta:>4}";
+const STEPS: &str = "{msg}  {bar:28} {pos:>6} of {len} measurements  {rate1:>8}  {eta:>4}";
 const SPIN: &str = "{spinner} {msg}  {bytes}";
 
 /// A bar that appears when something starts and disappears when it is done.
@@ -45,6 +46,17 @@ impl Bar {
         bar.set_position(done as u64);
     }
 
+    /// Shows how far a count of measurements is.
+    pub fn steps(&mut self, what: &str, done: usize, total: usize) {
+        if !self.visible {
+            return;
+        }
+        let bar = self.bar.get_or_insert_with(|| new_bar(Some(total as u64), STEPS));
+        bar.set_message(what.to_owned());
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    }
+
     /// Shows how many bytes of how many are done.
     pub fn bytes(&mut self, what: &str, done: u64, total: u64) {
         if !self.visible {
@@ -76,7 +88,10 @@ fn new_bar(total: Option<u64>, template: &str) -> ProgressBar {
         let rate = |state: &ProgressState, out: &mut dyn fmt::Write| {
             let _ = write!(out, "{:.0}/s", state.pos() as f64 / state.elapsed().as_secs_f64().max(1e-3));
         };
-        bar.set_style(style.with_key("rate", rate).progress_chars("━╸ "));
+        let slow = |state: &ProgressState, out: &mut dyn fmt::Write| {
+            let _ = write!(out, "{:.1}/s", state.pos() as f64 / state.elapsed().as_secs_f64().max(1e-3));
+        };
+        bar.set_style(style.with_key("rate", rate).with_key("rate1", slow).progress_chars("━╸ "));
     }
     bar
 }

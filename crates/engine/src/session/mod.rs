@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod control;
+pub mod forecast;
 mod gathered;
 mod snapshot;
 mod stats;
@@ -246,9 +247,16 @@ impl Session {
         self.watch.truncate(position);
     }
 
+    /// Gather nothing more for the presses named in [`SessionOptions::watch`], and let go of what was gathered for them:
+    /// what a cache holds is then what its own policy needs. Made for forks that have been compressed.
+    pub fn stop_watching(&mut self) {
+        self.options.watch.clear();
+        self.forget_what_no_press_will_read();
+    }
+
     /// A press that acts once has had what it needed: stop gathering, and let go of it.
     fn forget_what_no_press_will_read(&mut self) {
-        let done = self.plan.as_ref().is_some_and(|plan| !plan.acts_later());
+        let done = self.plan.as_ref().is_none_or(|plan| !plan.acts_later());
         if done && self.options.watch.is_empty() && !self.watch.is_idle() {
             self.watch = Watch::new(Vec::new(), self.model.config());
             for layer in 0..self.model.config().layers {

@@ -46,7 +46,8 @@ pub struct CacheArgs {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layers(pub Vec<usize>);
 
-fn parse_layers(text: &str) -> Result<Layers, String> {
+/// Layer numbers with commas, or `none`.
+pub fn parse_layers(text: &str) -> Result<Layers, String> {
     if text.trim() == "none" {
         return Ok(Layers(Vec::new()));
     }
