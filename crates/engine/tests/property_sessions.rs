@@ -49,7 +49,11 @@ fn case() -> impl Strategy<Value = Case> {
             let skip_layers = Some(skip.into_iter().collect());
             let base = Policy::new(presses()[press].clone(), budget);
             let policy = Policy { schedule, sinks, recents, skip_layers, skip_overflow, ..base };
-            Case { model, options: SessionOptions { kv_type, policy: Some(policy), prefill_chunk }, pieces }
+            Case {
+                model,
+                options: SessionOptions { kv_type, policy: Some(policy), prefill_chunk, ..SessionOptions::default() },
+                pieces,
+            }
         },
     )
 }

@@ -117,6 +117,28 @@ impl HeadCache {
         &mut self.sides[at].pages
     }
 
+    /// Data kept about each page under that name, if there is any.
+    pub fn side(&self, name: &str) -> Option<&[Option<Vec<f32>>]> {
+        self.sides.iter().find(|s| s.name == name).map(|s| s.pages.as_slice())
+    }
+
+    /// Compute what is missing of it for some pages; `of` is handed a page's bytes and its slots in use.
+    pub fn fill_side(
+        &mut self,
+        name: &'static str,
+        pages: std::ops::Range<usize>,
+        mut of: impl FnMut(&[u8], usize) -> Vec<f32>,
+    ) {
+        self.side_mut(name);
+        let (tokens, len) = (self.layout.tokens(), self.positions.len());
+        let Some(side) = self.sides.iter_mut().find(|s| s.name == name) else { return };
+        for page in pages {
+            if side.pages[page].is_none() {
+                side.pages[page] = Some(of(self.pages.slices()[page], tokens.min(len - page * tokens)));
+            }
+        }
+    }
+
     /// Read the key of a slot back as f32 (rounded to the cache's type). `out` is `key_dim` long.
     pub fn key(&self, slot: usize, out: &mut [f32]) {
         let (page, at) = self.place(slot);

@@ -3,7 +3,7 @@
 //! For each layer: norm, q k v, rotation, append to the cache, attend, residual; then the press may shrink this
 //! layer's cache, so that the peak stays at the budget; then norm, feed-forward, residual. Hooks see each named site.
 
-use meden_kernels::attention::{AttendInput, AttendParams, AttendScratch, attend};
+use meden_kernels::attention::{AttendInput, AttendParams, AttendScratch, HeadView, attend};
 use meden_kernels::matmul::{Activations, Matrix, matmul, matmul_many};
 use meden_kernels::ops;
 
@@ -14,6 +14,7 @@ use crate::cache::KvCache;
 use crate::error::EngineError;
 use crate::hook::{Hook, HookPlan, Site};
 use crate::press::plan::{Moment, Plan};
+use crate::read::Reader;
 use crate::session::control::{Control, Emit};
 
 /// Buffers that live from piece to piece, so that a decoded token allocates nothing here.
@@ -53,6 +54,8 @@ pub(crate) struct Segment<'a> {
     pub cache: &'a mut KvCache,
     /// What keeps the cache small.
     pub plan: Option<&'a mut Plan>,
+    /// What reads less than the whole cache; only where the segment is one decoded token.
+    pub reader: Option<&'a mut Reader>,
 }
 
 /// One pass of the model over the tokens of one or more sessions, whose rows follow each other: weights are read once
@@ -78,6 +81,11 @@ impl Model {
         emit: Emit<'_>,
     ) -> Result<(), EngineError> {
         self.embed(pass)?;
+        for segment in &mut *pass.segments {
+            if let Some(reader) = segment.reader.as_deref_mut() {
+                reader.begin();
+            }
+        }
         for layer in 0..self.config.layers {
             if control.cancelled() {
                 return Err(EngineError::Cancelled { done: 0, total: pass.scratch.positions.len() });
@@ -192,10 +200,14 @@ impl Model {
             let q_positions = &s.positions[rows.clone()];
             segment.cache.layer_mut(layer).append(q_positions, &s.k[of(kv_width)], &s.v[of(kv_width)]);
             let (q, z) = (&s.q[of(q_width)], &mut s.z[of(q_width)]);
-            segment.cache.layers()[layer].with_views(|heads| {
+            let read = |heads: &[HeadView<'_>]| {
                 let input = AttendInput { q, q_positions, q_heads: c.q_heads, heads, params };
                 attend(pool, isa, &input, z, None, &mut s.attend)
-            })?;
+            };
+            match segment.reader.as_deref_mut() {
+                Some(reader) => reader.with_views(layer, segment.cache.layer_mut(layer), (isa, q), read)?,
+                None => segment.cache.layers()[layer].with_views(read)?,
+            }
         }
         pass.visit(Site::Z, layer, hooks, |s| &mut s.z)?;
 

@@ -20,6 +20,7 @@ use crate::model::forward::Scratch;
 use crate::press::PressPoint;
 use crate::press::plan::Plan;
 use crate::press::policy::Policy;
+use crate::read::{ReadPolicy, Reader};
 use batch::{BatchItem, forward_batch};
 use control::{Control, Emit};
 
@@ -32,11 +33,14 @@ pub struct SessionOptions {
     pub policy: Option<Policy>,
     /// Most tokens read in one go.
     pub prefill_chunk: usize,
+    /// What a decoded token reads of its cache; everything by default.
+    #[serde(default)]
+    pub read: Option<ReadPolicy>,
 }
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        SessionOptions { kv_type: KvType::F16, policy: None, prefill_chunk: 512 }
+        SessionOptions { kv_type: KvType::F16, policy: None, prefill_chunk: 512, read: None }
     }
 }
 
@@ -57,6 +61,7 @@ pub struct Session {
     options: SessionOptions,
     cache: KvCache,
     plan: Option<Plan>,
+    reader: Option<Reader>,
     scratch: Box<Scratch>,
     history: Vec<u32>,
     prefilled: bool,
@@ -77,13 +82,18 @@ impl Session {
                 allowed: "at least 1 token".into(),
             });
         }
+        if let Some(read) = &options.read {
+            read.check(model.config())?;
+        }
         let cache = KvCache::new(model.config(), options.kv_type);
         let plan = options.policy.as_ref().map(|p| Plan::compile(p, model.config(), &cache)).transpose()?;
+        let reader = options.read.clone().map(Reader::new);
         Ok(Session {
             model,
             options,
             cache,
             plan,
+            reader,
             scratch: Box::default(),
             history: Vec::new(),
             prefilled: false,
@@ -238,11 +248,16 @@ impl Session {
             }
             _ => None,
         };
+        let mut reader = self.options.read.clone().map(Reader::new);
+        if let (Some(reader), Some(old)) = (&mut reader, &self.reader) {
+            reader.set_stats(old.stats());
+        }
         Ok(Session {
             model: self.model.clone(),
             options: self.options.clone(),
             cache: self.cache.fork(),
             plan,
+            reader,
             scratch: Box::default(),
             history: self.history.clone(),
             prefilled: self.prefilled,

@@ -12,6 +12,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod block;
+pub mod bounds;
 mod columns;
 #[cfg(target_arch = "x86_64")]
 mod decode;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use meden_engine::{Budget, KvType, Policy, PressSpec, Schedule, SessionOptions, SkipOverflow};
+use meden_engine::{Budget, KvType, Policy, PressSpec, ReadPolicy, Schedule, SessionOptions, SkipOverflow};
 
 /// Flags of the cache and its press.
 #[derive(clap::Args, Clone, Debug)]
@@ -36,6 +36,9 @@ pub struct CacheArgs {
     /// Element type of cached keys and values
     #[arg(long, default_value = "f16", value_name = "f32|f16|q8")]
     pub kv: KvType,
+    /// Read only the pages of the cache that can matter to a written token, as in quest:1024 (tokens a head), or JSON
+    #[arg(long, value_name = "quest:TOKENS")]
+    pub read: Option<ReadPolicy>,
     /// Most tokens read in one go
     #[arg(long, default_value_t = 512, value_name = "N")]
     pub prefill_chunk: usize,
@@ -57,7 +60,12 @@ fn parse_layers(text: &str) -> Result<Layers, String> {
 impl CacheArgs {
     /// What a session is made with.
     pub fn session_options(&self) -> anyhow::Result<SessionOptions> {
-        Ok(SessionOptions { kv_type: self.kv, policy: self.to_policy()?, prefill_chunk: self.prefill_chunk })
+        Ok(SessionOptions {
+            kv_type: self.kv,
+            policy: self.to_policy()?,
+            prefill_chunk: self.prefill_chunk,
+            read: self.read.clone(),
+        })
     }
 
     /// The compression policy, `None` where no budget was given.

@@ -61,7 +61,12 @@ pub fn run(case: &Case) -> anyhow::Result<Exit> {
     let start = Instant::now();
     let opened = load::open(&args, true)?;
     opened.check_context(&case.name(), case.tokens())?;
-    let options = SessionOptions { kv_type: case.kv, policy: case.policy.clone(), prefill_chunk: case.prefill_chunk };
+    let options = SessionOptions {
+        kv_type: case.kv,
+        policy: case.policy.clone(),
+        prefill_chunk: case.prefill_chunk,
+        ..SessionOptions::default()
+    };
     let loaded = opened.load(&options, case.tokens() * case.batch)?;
     let load_seconds = start.elapsed().as_secs_f64();
     let model = loaded.model;

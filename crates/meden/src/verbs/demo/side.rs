@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use meden_engine::{CacheStats, KvType, Policy, Session, SessionOptions, WeightMode};
+use meden_engine::{CacheStats, KvType, Policy, ReadPolicy, Session, SessionOptions, WeightMode};
 use meden_kernels::mem::Slab;
 use meden_report::memory;
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,8 @@ pub struct SideSpec {
     pub quantize: Option<String>,
     /// Element type of the cache.
     pub kv: KvType,
+    /// What written tokens read of it.
+    pub read: Option<ReadPolicy>,
     /// Most tokens read in one go.
     pub prefill_chunk: usize,
     /// Compression; none for the dense side.
@@ -132,7 +134,12 @@ pub fn run(spec: &SideSpec) -> anyhow::Result<Exit> {
         spec.quantize.as_deref().map(str::parse).transpose().map_err(|e| usage(format!("--quantize: {e}")))?;
     let model = spec.model.display().to_string();
     let args = ModelArgs { model, threads: spec.threads, weights: spec.weights, isa, quantize };
-    let options = SessionOptions { kv_type: spec.kv, policy: spec.policy.clone(), prefill_chunk: spec.prefill_chunk };
+    let options = SessionOptions {
+        kv_type: spec.kv,
+        policy: spec.policy.clone(),
+        prefill_chunk: spec.prefill_chunk,
+        read: spec.read.clone(),
+    };
     let task = Task::new(spec.depth);
     let opened = load::open(&args, true)?;
     let prompt = prompt::encode(&opened, &task.message(), None, false)?;
