@@ -15,6 +15,8 @@ pub mod read;
 pub mod session;
 pub mod text;
 
+pub use cache::kinds::KvTypes;
+pub use cache::rotation::KvRotation;
 pub use cache::stats::{CacheStats, LayerStats};
 pub use error::EngineError;
 pub use hook::{Hook, Site, SiteVisit};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use common::{Tensor, log_softmax, max_diff, oracle, tensors};
 use meden_engine::{
-    Budget, Control, KvType, LogitRows, Model, Policy, PressSpec, Rounding, Schedule, Session, SessionOptions,
+    Budget, Control, KvTypes, LogitRows, Model, Policy, PressSpec, Rounding, Schedule, Session, SessionOptions,
 };
 use serde_json::Value;
 
@@ -40,7 +40,7 @@ fn session(model: &Arc<Model>, press: &PressSpec, skip: &[usize], kept: f64) -> 
         rounding: Rounding::Kvpress,
         ..Policy::new(press.clone(), Budget::Ratio(kept))
     };
-    let options = SessionOptions { kv_type: KvType::F32, policy: Some(policy), ..SessionOptions::default() };
+    let options = SessionOptions { kv_type: KvTypes::F32, policy: Some(policy), ..SessionOptions::default() };
     Session::new(model.clone(), options).unwrap()
 }
 

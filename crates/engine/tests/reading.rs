@@ -6,11 +6,13 @@ mod common;
 use std::sync::Arc;
 
 use common::{ids, policy, presses, run};
-use meden_engine::{BatchItem, Control, EngineError, KvType, LogitRows, Model, Session, SessionOptions, forward_batch};
+use meden_engine::{
+    BatchItem, Control, EngineError, KvTypes, LogitRows, Model, Session, SessionOptions, forward_batch,
+};
 
 fn options(read: Option<&str>) -> SessionOptions {
     let read = read.map(|r| r.parse().unwrap());
-    SessionOptions { kv_type: KvType::F32, read, ..SessionOptions::default() }
+    SessionOptions { kv_type: KvTypes::F32, read, ..SessionOptions::default() }
 }
 
 fn open(model: &Arc<Model>, read: Option<&str>) -> Session {

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use meden_kernels::attention::{HeadView, PageLayout};
 use meden_kernels::mem::{PageTable, Slab};
 
+use super::rotation::KvRotation;
+
 /// A per-slot number that a press may ask for; it moves with its slot through compaction, fork, save and rewind.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Column {
@@ -31,6 +33,9 @@ pub struct PageSide {
 #[derive(Clone)]
 pub struct HeadCache {
     layout: PageLayout,
+    rotation: Option<KvRotation>,
+    /// A key and a value on their way into a page.
+    turned: Vec<f32>,
     slab: Arc<Slab>,
     pages: PageTable,
     positions: Vec<u32>,
@@ -44,6 +49,8 @@ impl HeadCache {
     pub fn new(layout: PageLayout, slab: Arc<Slab>) -> HeadCache {
         HeadCache {
             layout,
+            rotation: None,
+            turned: Vec::new(),
             slab,
             pages: PageTable::default(),
             positions: Vec::new(),
@@ -51,6 +58,18 @@ impl HeadCache {
             columns: Vec::new(),
             sides: Vec::new(),
         }
+    }
+
+    /// The same, with keys and values turned before they are stored.
+    pub fn with_rotation(mut self, rotation: Option<KvRotation>) -> HeadCache {
+        self.rotation = rotation;
+        self
+    }
+
+    /// How stored keys and values are turned. [`key`](Self::key) and [`value`](Self::value) turn them back; whoever
+    /// reads pages through a [`view`](Self::view) turns its queries, and what comes of the values.
+    pub fn rotation(&self) -> Option<KvRotation> {
+        self.rotation
     }
 
     /// Slots in use.
@@ -139,16 +158,22 @@ impl HeadCache {
         }
     }
 
-    /// Read the key of a slot back as f32 (rounded to the cache's type). `out` is `key_dim` long.
+    /// Read the key of a slot back as f32, as it was appended (rounded to the cache's type). `out` is `key_dim` long.
     pub fn key(&self, slot: usize, out: &mut [f32]) {
         let (page, at) = self.place(slot);
         self.layout.read_key(self.pages()[page], at, out);
+        if let Some(rotation) = self.rotation {
+            rotation.turn(out);
+        }
     }
 
     /// Read the value of a slot back as f32. `out` is `value_dim` long.
     pub fn value(&self, slot: usize, out: &mut [f32]) {
         let (page, at) = self.place(slot);
         self.layout.read_value(self.pages()[page], at, out);
+        if let Some(rotation) = self.rotation {
+            rotation.turn(out);
+        }
     }
 
     fn place(&self, slot: usize) -> (usize, usize) {
@@ -166,7 +191,20 @@ impl HeadCache {
             }
         }
         let layout = self.layout;
-        layout.write(self.page_mut(page), at, key, value);
+        match self.rotation {
+            None => layout.write(self.page_mut(page), at, key, value),
+            Some(rotation) => {
+                let mut turned = std::mem::take(&mut self.turned);
+                turned.clear();
+                turned.extend_from_slice(key);
+                turned.extend_from_slice(value);
+                let (key, value) = turned.split_at_mut(key.len());
+                rotation.turn(key);
+                rotation.turn(value);
+                layout.write(self.page_mut(page), at, key, value);
+                self.turned = turned;
+            }
+        }
         self.positions.push(position);
         self.norms.push(meden_kernels::ops::l2_norm(key));
         for column in &mut self.columns {

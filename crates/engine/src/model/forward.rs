@@ -26,6 +26,7 @@ pub(crate) struct Scratch {
     k: Vec<f32>,      // (tokens, kv_heads, head_dim)
     v: Vec<f32>,      // (tokens, kv_heads, head_dim)
     z: Vec<f32>,      // (tokens, q_heads, head_dim)
+    turned: Vec<f32>, // (tokens of a segment, q_heads, head_dim): queries as they meet turned keys
     gate: Vec<f32>,   // (tokens, intermediate)
     up: Vec<f32>,     // (tokens, intermediate)
     logits: Vec<f32>, // (rows, vocab)
@@ -199,14 +200,24 @@ impl Model {
             let (q_width, kv_width) = (c.q_heads * dim, c.kv_heads * dim);
             let q_positions = &s.positions[rows.clone()];
             segment.cache.layer_mut(layer).append(q_positions, &s.k[of(kv_width)], &s.v[of(kv_width)]);
-            let (q, z) = (&s.q[of(q_width)], &mut s.z[of(q_width)]);
+            let (mut q, z) = (&s.q[of(q_width)], &mut s.z[of(q_width)]);
+            let rotation = segment.cache.rotation();
+            if let Some(rotation) = rotation {
+                s.turned.clear();
+                s.turned.extend_from_slice(q);
+                rotation.turn_all((pool, isa), &mut s.turned, dim);
+                q = &s.turned;
+            }
             let read = |heads: &[HeadView<'_>]| {
                 let input = AttendInput { q, q_positions, q_heads: c.q_heads, heads, params };
-                attend(pool, isa, &input, z, None, &mut s.attend)
+                attend(pool, isa, &input, &mut *z, None, &mut s.attend)
             };
             match segment.reader.as_deref_mut() {
                 Some(reader) => reader.with_views(layer, segment.cache.layer_mut(layer), (isa, q), read)?,
                 None => segment.cache.layers()[layer].with_views(read)?,
+            }
+            if let Some(rotation) = rotation {
+                rotation.turn_all((pool, isa), z, dim);
             }
         }
         pass.visit(Site::Z, layer, hooks, |s| &mut s.z)?;

@@ -10,10 +10,11 @@ mod stats;
 
 use std::sync::Arc;
 
-use meden_kernels::attention::KvType;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::KvCache;
+use crate::cache::kinds::KvTypes;
+use crate::cache::rotation::KvRotation;
 use crate::error::EngineError;
 use crate::model::Model;
 use crate::model::forward::Scratch;
@@ -27,8 +28,11 @@ use control::{Control, Emit};
 /// How a session keeps its cache.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SessionOptions {
-    /// Element type of cached keys and values.
-    pub kv_type: KvType,
+    /// Element types of cached keys and values.
+    pub kv_type: KvTypes,
+    /// How keys and values are turned before they are stored; not at all by default.
+    #[serde(default)]
+    pub kv_rotate: Option<KvRotation>,
     /// Compression, none by default.
     pub policy: Option<Policy>,
     /// Most tokens read in one go.
@@ -40,7 +44,7 @@ pub struct SessionOptions {
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        SessionOptions { kv_type: KvType::F16, policy: None, prefill_chunk: 512, read: None }
+        SessionOptions { kv_type: KvTypes::F16, kv_rotate: None, policy: None, prefill_chunk: 512, read: None }
     }
 }
 
@@ -82,10 +86,13 @@ impl Session {
                 allowed: "at least 1 token".into(),
             });
         }
+        if let Some(rotation) = options.kv_rotate {
+            rotation.check(model.config().head_dim)?;
+        }
         if let Some(read) = &options.read {
             read.check(model.config())?;
         }
-        let cache = KvCache::new(model.config(), options.kv_type);
+        let cache = KvCache::new(model.config(), options.kv_type, options.kv_rotate);
         let plan = options.policy.as_ref().map(|p| Plan::compile(p, model.config(), &cache)).transpose()?;
         let reader = options.read.clone().map(Reader::new);
         Ok(Session {
