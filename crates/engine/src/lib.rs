@@ -24,12 +24,12 @@ pub use model::config::Config;
 pub use model::{LoadOptions, Model, WeightMode};
 pub use press::budget::{Budget, SkipOverflow};
 pub use press::policy::{Policy, Rounding, Schedule};
-pub use press::{Press, PressSpec};
+pub use press::{LayerView, Needs, Press, PressInfo, PressSpec, Scores};
 pub use read::quest::Quest;
 pub use read::{ReadPolicy, ReadStats};
 pub use session::batch::{BatchItem, forward_batch};
 pub use session::control::Control;
-pub use session::{LogitRows, Session, SessionOptions};
+pub use session::{Compression, LogitRows, Session, SessionOptions};
 
 pub use meden_kernels::attention::KvType;
 pub use meden_kernels::isa::Isa;

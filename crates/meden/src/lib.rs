@@ -20,7 +20,7 @@
 //! let model = Model::load(&files, &LoadOptions::default())?;
 //!
 //! // Keep the keys of lowest norm, at most 512 tokens a layer, whatever the length of the text.
-//! let policy = Policy::new(PressSpec::Knorm {}, Budget::Tokens(512));
+//! let policy = Policy::new(PressSpec::knorm(), Budget::Tokens(512));
 //! let mut session = Session::new(model, SessionOptions { policy: Some(policy), ..SessionOptions::default() })?;
 //! let logits = session.prefill(&tokenizer.encode("Call me", true)?, &mut Control::default())?;
 //! assert_eq!(logits.len(), tokenizer.vocab_size());

@@ -3,6 +3,7 @@
 //! Slots hold keys (after RoPE, at their true positions) and values; beside them travel each slot's original
 //! position and named f32 columns such as the key norm. Pages are shared after a fork and copied when written.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use meden_kernels::attention::{HeadView, PageLayout};
@@ -14,7 +15,7 @@ use super::rotation::KvRotation;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Column {
     /// Name, unique in a head.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// One value a slot.
     pub values: Vec<f32>,
 }
@@ -113,15 +114,21 @@ impl HeadCache {
     }
 
     /// The column of that name, made of zeros where it did not exist.
-    pub fn column_mut(&mut self, name: &'static str) -> &mut [f32] {
+    pub fn column_mut(&mut self, name: impl Into<Cow<'static, str>>) -> &mut [f32] {
+        let name = name.into();
         let at = match self.columns.iter().position(|c| c.name == name) {
             Some(at) => at,
             None => {
-                self.columns.push(Column { name, values: vec![0.0; self.positions.len()] });
+                self.columns.push(Column { name: name.into(), values: vec![0.0; self.positions.len()] });
                 self.columns.len() - 1
             }
         };
         &mut self.columns[at].values
+    }
+
+    /// Drop the columns: no press will read them.
+    pub(crate) fn drop_columns(&mut self) {
+        self.columns = Vec::new();
     }
 
     /// Data kept about each page under that name (all `None` at first).
@@ -178,6 +185,84 @@ impl HeadCache {
 
     fn place(&self, slot: usize) -> (usize, usize) {
         (slot / self.layout.tokens(), slot % self.layout.tokens())
+    }
+
+    /// All keys as f32, `(slots, key_dim)`.
+    pub fn keys(&self) -> Vec<f32> {
+        let dim = self.layout.key_dim();
+        let mut keys = vec![0.0; self.len() * dim];
+        for (slot, key) in keys.chunks_exact_mut(dim.max(1)).enumerate() {
+            self.key(slot, key);
+        }
+        keys
+    }
+
+    /// All values as f32, `(slots, value_dim)`.
+    pub fn values(&self) -> Vec<f32> {
+        let dim = self.layout.value_dim();
+        let mut values = vec![0.0; self.len() * dim];
+        for (slot, value) in values.chunks_exact_mut(dim.max(1)).enumerate() {
+            self.value(slot, value);
+        }
+        values
+    }
+
+    /// A head with some of the slots (ascending), on pages of its own.
+    pub fn subset(&self, slots: &[u32]) -> HeadCache {
+        let mut part = HeadCache::new(self.layout, self.slab.clone()).with_rotation(self.rotation);
+        for column in &self.columns {
+            part.columns.push(Column { name: column.name.clone(), values: Vec::with_capacity(slots.len()) });
+        }
+        for (to, &from) in slots.iter().enumerate() {
+            let from = from as usize;
+            let (from_page, from_at) = self.place(from);
+            let (to_page, to_at) = part.place(to);
+            if to_page == part.pages.len() {
+                part.pages.push(part.slab.alloc());
+            }
+            let layout = self.layout;
+            layout.copy_slot(self.pages()[from_page], from_at, part.page_mut(to_page), to_at);
+            part.positions.push(self.positions[from]);
+            part.norms.push(self.norms[from]);
+            for (column, mine) in part.columns.iter_mut().zip(&self.columns) {
+                column.values.push(mine.values[from]);
+            }
+        }
+        part
+    }
+
+    /// Give a slot another value.
+    pub fn set_value(&mut self, slot: usize, value: &[f32]) {
+        let (page, at) = self.place(slot);
+        let layout = self.layout;
+        match self.rotation {
+            None => layout.write_value(self.page_mut(page), at, value),
+            Some(rotation) => {
+                let mut turned = value.to_vec();
+                rotation.turn(&mut turned);
+                layout.write_value(self.page_mut(page), at, &turned);
+            }
+        }
+    }
+
+    /// Number the slots anew, 0, 1, …; `turn` rotates each key from its old position to its new one.
+    pub fn renumber(&mut self, mut turn: impl FnMut(&mut [f32], u32, u32)) {
+        let mut key = vec![0.0; self.layout.key_dim()];
+        for slot in 0..self.len() {
+            let (old, new) = (self.positions[slot], slot as u32);
+            if old == new {
+                continue;
+            }
+            self.key(slot, &mut key);
+            turn(&mut key, old, new);
+            if let Some(rotation) = self.rotation {
+                rotation.turn(&mut key);
+            }
+            let (page, at) = self.place(slot);
+            let layout = self.layout;
+            layout.write_key(self.page_mut(page), at, &key);
+            self.positions[slot] = new;
+        }
     }
 
     /// Append one token. `position` must lie beyond every position held.

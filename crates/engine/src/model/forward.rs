@@ -13,23 +13,26 @@ use super::{Block, Linear, Model};
 use crate::cache::KvCache;
 use crate::error::EngineError;
 use crate::hook::{Hook, HookPlan, Site};
-use crate::press::plan::{Moment, Plan};
+use crate::press::plan::{Moment, Now, Plan};
+use crate::press::watch::{Piece, Watch};
 use crate::read::Reader;
 use crate::session::control::{Control, Emit};
 
 /// Buffers that live from piece to piece, so that a decoded token allocates nothing here.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    x: Vec<f32>,      // (tokens, hidden): the residual stream
-    h: Vec<f32>,      // (tokens, hidden): what a sublayer reads, then what it adds
-    q: Vec<f32>,      // (tokens, q_heads, head_dim)
-    k: Vec<f32>,      // (tokens, kv_heads, head_dim)
-    v: Vec<f32>,      // (tokens, kv_heads, head_dim)
-    z: Vec<f32>,      // (tokens, q_heads, head_dim)
-    turned: Vec<f32>, // (tokens of a segment, q_heads, head_dim): queries as they meet turned keys
-    gate: Vec<f32>,   // (tokens, intermediate)
-    up: Vec<f32>,     // (tokens, intermediate)
-    logits: Vec<f32>, // (rows, vocab)
+    x: Vec<f32>,           // (tokens, hidden): the residual stream
+    h: Vec<f32>,           // (tokens, hidden): what a sublayer reads, then what it adds
+    q: Vec<f32>,           // (tokens, q_heads, head_dim)
+    k: Vec<f32>,           // (tokens, kv_heads, head_dim)
+    v: Vec<f32>,           // (tokens, kv_heads, head_dim)
+    z: Vec<f32>,           // (tokens, q_heads, head_dim)
+    turned: Vec<f32>,      // (tokens of a segment, q_heads, head_dim): queries as they meet turned keys
+    q_unrotated: Vec<f32>, // (tokens, q_heads, head_dim), where a press asked for it
+    lse: Vec<f32>,         // (tokens, q_heads), where a press asked for it
+    gate: Vec<f32>,        // (tokens, intermediate)
+    up: Vec<f32>,          // (tokens, intermediate)
+    logits: Vec<f32>,      // (rows, vocab)
     positions: Vec<u32>,
     wanted: Vec<usize>, // rows whose logits are wanted
     wanted_positions: Vec<u32>,
@@ -47,6 +50,8 @@ pub(crate) struct Segment<'a> {
     pub ids: &'a [u32],
     /// Tokens seen before.
     pub seen: usize,
+    /// Position of the first token: tokens seen, less what a press that renumbers took away.
+    pub first: usize,
     /// Which moment of the session this is, for the press.
     pub moment: Moment,
     /// First row whose logits are wanted (`ids.len()` for none).
@@ -57,6 +62,14 @@ pub(crate) struct Segment<'a> {
     pub plan: Option<&'a mut Plan>,
     /// What reads less than the whole cache; only where the segment is one decoded token.
     pub reader: Option<&'a mut Reader>,
+    /// What is gathered for presses.
+    pub watch: &'a mut Watch,
+}
+
+impl Segment<'_> {
+    fn now<'m>(&self, model: &'m Model, long_rope: bool) -> Now<'m> {
+        Now { model, seen: self.seen + self.ids.len(), moment: self.moment, long_rope }
+    }
 }
 
 /// One pass of the model over the tokens of one or more sessions, whose rows follow each other: weights are read once
@@ -94,9 +107,14 @@ impl Model {
             self.block(layer, pass, &mut control.hooks)?;
         }
         for segment in &mut *pass.segments {
-            let next = (segment.seen + segment.ids.len()) as u32;
+            let next = (segment.first + segment.ids.len()) as u32;
             for layer in 0..self.config.layers {
                 segment.cache.layer_mut(layer).slide(next);
+            }
+            let now = segment.now(self, pass.long_rope);
+            if let Some(plan) = segment.plan.as_deref_mut() {
+                plan.act_on_cache(segment.cache, &now, segment.watch)?;
+                plan.settle(segment.cache, &now)?;
             }
         }
         self.logits(pass, &mut control.hooks, emit)
@@ -106,7 +124,7 @@ impl Model {
         let (s, hidden) = (&mut *pass.scratch, self.config.hidden);
         s.positions.clear();
         for segment in &*pass.segments {
-            s.positions.extend((0..segment.ids.len()).map(|t| (segment.seen + t) as u32));
+            s.positions.extend((0..segment.ids.len()).map(|t| (segment.first + t) as u32));
         }
         s.tables.resize_with(self.config.ropes.len(), RopeTable::default);
         for (rope, table) in self.config.ropes.iter().zip(&mut s.tables) {
@@ -133,9 +151,9 @@ impl Model {
 
         self.attention(layer, pass, hooks)?;
         for segment in &mut *pass.segments {
+            let now = segment.now(self, pass.long_rope);
             if let Some(plan) = segment.plan.as_deref_mut() {
-                let seen = segment.seen + segment.ids.len();
-                plan.act(layer, segment.cache.layer_mut(layer), seen, segment.moment)?;
+                plan.act(layer, segment.cache.layer_mut(layer), &now, &segment.watch.layers()[layer])?;
             }
         }
         if let Some(norm) = &block.post_attention_norm {
@@ -183,6 +201,9 @@ impl Model {
             ops::rms_norm_inplace(pool, isa, &mut s.k, k_norm, c.norm_eps);
         }
         let how = c.attention[layer];
+        if pass.segments.iter().any(|segment| segment.watch.wants_unrotated()) {
+            s.q_unrotated.clone_from(&s.q);
+        }
         let (table, rotated) = (&s.tables[how.rope], c.ropes[how.rope].rotated());
         ops::rope(pool, isa, &mut s.q, dim, &table.cos, &table.sin, rotated);
         ops::rope(pool, isa, &mut s.k, dim, &table.cos, &table.sin, rotated);
@@ -200,24 +221,50 @@ impl Model {
             let (q_width, kv_width) = (c.q_heads * dim, c.kv_heads * dim);
             let q_positions = &s.positions[rows.clone()];
             segment.cache.layer_mut(layer).append(q_positions, &s.k[of(kv_width)], &s.v[of(kv_width)]);
-            let (mut q, z) = (&s.q[of(q_width)], &mut s.z[of(q_width)]);
+            let (q, z) = (&s.q[of(q_width)], &mut s.z[of(q_width)]);
             let rotation = segment.cache.rotation();
+            s.turned.clear();
             if let Some(rotation) = rotation {
-                s.turned.clear();
                 s.turned.extend_from_slice(q);
                 rotation.turn_all((pool, isa), &mut s.turned, dim);
-                q = &s.turned;
             }
+            // As they meet the stored keys.
+            let meeting = if rotation.is_some() { &s.turned[..] } else { q };
+            s.lse.clear();
+            if segment.watch.wants_lse(layer) {
+                s.lse.resize(segment.ids.len() * c.q_heads, 0.0);
+            }
+            let lse = (!s.lse.is_empty()).then_some(&mut s.lse[..]);
+            // Mass by column is about every slot.
+            let whole = lse.is_some();
             let read = |heads: &[HeadView<'_>]| {
-                let input = AttendInput { q, q_positions, q_heads: c.q_heads, heads, params };
-                attend(pool, isa, &input, &mut *z, None, &mut s.attend)
+                let input = AttendInput { q: meeting, q_positions, q_heads: c.q_heads, heads, params };
+                attend(pool, isa, &input, &mut *z, lse, &mut s.attend)
             };
             match segment.reader.as_deref_mut() {
-                Some(reader) => reader.with_views(layer, segment.cache.layer_mut(layer), (isa, q), read)?,
+                Some(reader) if whole => {
+                    reader.dense(&segment.cache.layers()[layer]);
+                    segment.cache.layers()[layer].with_views(read)?;
+                }
+                Some(reader) => reader.with_views(layer, segment.cache.layer_mut(layer), (isa, meeting), read)?,
                 None => segment.cache.layers()[layer].with_views(read)?,
             }
             if let Some(rotation) = rotation {
                 rotation.turn_all((pool, isa), z, dim);
+            }
+            if !segment.watch.is_idle() {
+                let unrotated = if segment.watch.wants_unrotated() { of(q_width) } else { 0..0 };
+                let piece = Piece {
+                    model: self,
+                    layer,
+                    positions: q_positions,
+                    hidden: &s.h[of(c.hidden)],
+                    q_unrotated: &s.q_unrotated[unrotated],
+                    q,
+                    q_meeting: meeting,
+                    lse: &s.lse,
+                };
+                segment.watch.observe(&piece, segment.cache.layer_mut(layer))?;
             }
         }
         pass.visit(Site::Z, layer, hooks, |s| &mut s.z)?;

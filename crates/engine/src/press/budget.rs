@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::EngineError;
 
-/// The written forms are `25%` (kept share of the tokens seen), `512` (tokens) and `8MiB` (bytes).
+/// The written forms are `25%` (kept share of the tokens seen), `512` (tokens), `8MiB` (bytes), and `press` for presses
+/// that decide by themselves how much stays.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Budget {
@@ -17,6 +18,8 @@ pub enum Budget {
     Tokens(usize),
     /// Bytes of the whole cache, metadata included.
     Bytes(u64),
+    /// The press decides (a threshold, a choice of heads).
+    Press,
 }
 
 /// What happens to a skipped layer that holds more than the budget.
@@ -48,12 +51,17 @@ impl std::str::FromStr for SkipOverflow {
 impl std::str::FromStr for Budget {
     type Err = EngineError;
     fn from_str(text: &str) -> Result<Self, EngineError> {
-        let bad = || EngineError::Setting {
+        let bad = || {
+            EngineError::Setting {
             field: "KV budget",
             value: text.to_string(),
-            allowed: "a share such as 25%, a number of tokens such as 512, or bytes such as 8MiB".to_string(),
+            allowed: "a share such as 25%, a number of tokens such as 512, bytes such as 8MiB, or `press` for a press that decides by itself".to_string(),
+        }
         };
         let trimmed = text.trim();
+        if trimmed == "press" {
+            return Ok(Budget::Press);
+        }
         if let Some(percent) = trimmed.strip_suffix('%') {
             let share = percent.trim().parse::<f64>().map_err(|_| bad())? / 100.0;
             return if share > 0.0 && share <= 1.0 { Ok(Budget::Ratio(share)) } else { Err(bad()) };
@@ -84,6 +92,7 @@ impl std::fmt::Display for Budget {
         match *self {
             Budget::Ratio(share) => write!(f, "{}%", (share * 1e8).round() / 1e6),
             Budget::Tokens(tokens) => write!(f, "{tokens}"),
+            Budget::Press => f.write_str("press"),
             Budget::Bytes(bytes) if bytes % (1 << 20) == 0 => write!(f, "{}MiB", bytes >> 20),
             Budget::Bytes(bytes) if bytes % (1 << 10) == 0 => write!(f, "{}KiB", bytes >> 10),
             Budget::Bytes(bytes) => write!(f, "{bytes}B"),

@@ -1,24 +1,40 @@
 //! Presses: which cached keys are worth keeping.
 //!
-//! A press only scores: one number for each slot of a head, higher means keep. How many slots stay is a
-//! [`budget`], when it happens a [`schedule`](crate::press::policy::Schedule), and sinks and
-//! recent tokens are protected by flags in [`select`], never by special scores.
+//! Most presses only score: one number for each slot of a head, higher means keep (`score/`). Some decide by
+//! themselves (`own/`), some wrap another press and change its scores, its counts or its keys (`wrap/`). How much
+//! stays is a [`budget`], when it happens a [`schedule`](crate::press::policy::Schedule), and sinks and recent tokens
+//! are protected by flags in [`select`], never by special scores.
+//!
+//! A press declares what it [`Needs`]; the engine gathers exactly that ([`watch`]) and hands it over in a
+//! [`LayerView`].
 
+pub mod attention;
 pub mod budget;
-pub mod knorm;
-pub mod knorm_high;
+pub mod linear;
+pub mod own;
 pub(crate) mod plan;
 pub mod policy;
-pub mod random;
+pub mod registry;
+pub mod rotation;
+pub mod score;
 pub mod select;
-pub mod streaming_llm;
+pub mod spec;
+pub mod view;
+pub mod watch;
+pub mod wrap;
 
-use serde::{Deserialize, Serialize};
+pub use registry::PressInfo;
+pub use spec::PressSpec;
+pub use view::{LayerView, Scores};
+pub use watch::{LayerState, Piece};
 
-use crate::cache::head::HeadCache;
+use serde::Serialize;
+
+use crate::cache::LayerCache;
 use crate::error::EngineError;
+use select::{Keep, Protect};
 
-/// What a press reads. The engine computes nothing that no press asked for.
+/// What a press reads. The engine computes and keeps nothing that no press asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Needs {
     /// L2 norms of the keys (kept at append; free).
@@ -27,123 +43,168 @@ pub struct Needs {
     pub keys: bool,
     /// Cached values.
     pub values: bool,
-    /// The last queries of the prefill, this many.
+    /// The newest queries after rotation, this many.
     pub recent_queries: usize,
-    /// Attention mass received by each slot.
+    /// Running mean of the queries before rotation.
+    pub query_mean: bool,
+    /// Running covariance of the queries before rotation.
+    pub query_covariance: bool,
+    /// First tokens left out of the mean and covariance.
+    pub moments_skip: usize,
+    /// Attention mass received by each slot, summed over queries and averaged over a group.
     pub attention_mass: bool,
-    /// Hidden states that entered the attention block.
+    /// What the attention block reads, after its input norm.
     pub hidden_states: bool,
+    /// Slices of the attention's output projection.
+    pub output_projection: bool,
+    /// Trained or calibrated data from a file.
+    pub data: bool,
+    /// Further passes over the text after the prefill.
+    pub replay: bool,
 }
 
-/// Where and when a press acts.
+impl Needs {
+    /// What two presses read together.
+    pub fn and(self, other: Needs) -> Needs {
+        Needs {
+            key_norms: self.key_norms | other.key_norms,
+            keys: self.keys | other.keys,
+            values: self.values | other.values,
+            recent_queries: self.recent_queries.max(other.recent_queries),
+            query_mean: self.query_mean | other.query_mean,
+            query_covariance: self.query_covariance | other.query_covariance,
+            moments_skip: self.moments_skip.max(other.moments_skip),
+            attention_mass: self.attention_mass | other.attention_mass,
+            hidden_states: self.hidden_states | other.hidden_states,
+            output_projection: self.output_projection | other.output_projection,
+            data: self.data | other.data,
+            replay: self.replay | other.replay,
+        }
+    }
+
+    /// The needs in words, for tables; "nothing" where there are none.
+    pub fn words(&self) -> String {
+        let mut words = Vec::new();
+        let mut add = |is: bool, word: &str| {
+            if is {
+                words.push(word.to_string());
+            }
+        };
+        add(self.key_norms, "key norms");
+        add(self.keys, "keys");
+        add(self.values, "values");
+        add(self.query_mean, "mean query");
+        add(self.query_covariance, "query covariance");
+        add(self.attention_mass, "attention mass");
+        add(self.hidden_states, "hidden states");
+        add(self.output_projection, "output projection");
+        add(self.data, "data file");
+        add(self.replay, "replay");
+        if self.recent_queries > 0 {
+            words.push(format!("last {} queries", self.recent_queries));
+        }
+        if words.is_empty() { "nothing".to_string() } else { words.join(", ") }
+    }
+}
+
+/// How far the decision of a press reaches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// One layer, as soon as that layer has read its tokens: the peak stays at the budget.
+    #[default]
+    Layer,
+    /// All pressed layers together, once all have read their tokens.
+    Cache,
+}
+
+/// Where a layer stands among those that a press acts on.
 #[derive(Clone, Copy, Debug)]
-pub struct PressPoint {
-    /// Layer.
+pub struct LayerShare {
+    /// The layer.
     pub layer: usize,
-    /// Key-value head.
-    pub head: usize,
-    /// Tokens seen by the session, this chunk included.
+    /// Layers of the model.
+    pub layers: usize,
+    /// Tokens seen.
     pub seen: usize,
+    /// Slots a head of each layer, were all alike.
+    pub mean: usize,
+    /// The same before rounding: tokens seen times the kept share, where the budget is a share.
+    pub exact: f64,
 }
 
-/// A rule that scores cached slots.
+/// A rule that decides what stays. Three methods are required; the others have defaults that suit a scorer.
 pub trait Press: Send + Sync {
     /// The registered name.
     fn name(&self) -> &'static str;
+
     /// What it reads.
     fn needs(&self) -> Needs;
-    /// Score each slot of a head, higher is kept longer. `out` is `(slots)` long and all of it is overwritten.
-    fn score(&self, at: PressPoint, head: &HeadCache, out: &mut [f32]) -> Result<(), EngineError>;
-}
 
-/// The registry: every press by name, with its parameters. Written `{"kind": "knorm"}` in files, `knorm` or the
-/// same JSON on the command line.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum PressSpec {
-    /// Keep the keys of lowest L2 norm (arXiv 2406.11430).
-    Knorm {},
-    /// Keep the keys of highest L2 norm: a control, expected to be bad.
-    KnormHigh {},
-    /// Keep at random: a control.
-    Random {
-        /// Seed of the draws.
-        #[serde(default)]
-        seed: u64,
-    },
-    /// Keep the first tokens and the newest (arXiv 2309.17453).
-    StreamingLlm {
-        /// First tokens that are kept.
-        #[serde(default = "streaming_llm::default_sinks")]
-        n_sink: usize,
-    },
-}
+    /// Score each slot of each head, higher is kept longer. `scores` comes with one row a head, as long as the head,
+    /// filled with zeros.
+    fn score(&self, layer: &LayerView<'_>, scores: &mut Scores) -> Result<(), EngineError>;
 
-/// A line of the registry for people.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct PressInfo {
-    /// Name on the command line.
-    pub name: &'static str,
-    /// One line: the rule.
-    pub rule: &'static str,
-    /// Where it is published.
-    pub paper: &'static str,
-}
-
-impl PressSpec {
-    /// Every press, for help texts and reports.
-    pub const REGISTRY: [PressInfo; 4] = [
-        PressInfo { name: "knorm", rule: "keep the keys of lowest L2 norm", paper: "arXiv 2406.11430" },
-        PressInfo { name: "knorm_high", rule: "keep the keys of highest L2 norm (control)", paper: "arXiv 2406.11430" },
-        PressInfo { name: "random", rule: "keep at random (control)", paper: "-" },
-        PressInfo { name: "streaming_llm", rule: "keep the first tokens and the newest", paper: "arXiv 2309.17453" },
-    ];
-
-    /// The name on the command line.
-    pub fn name(&self) -> &'static str {
-        match self {
-            PressSpec::Knorm {} => "knorm",
-            PressSpec::KnormHigh {} => "knorm_high",
-            PressSpec::Random { .. } => "random",
-            PressSpec::StreamingLlm { .. } => "streaming_llm",
-        }
+    /// Slots that stay whatever their score, when each head keeps `target` on average.
+    fn protects(&self, target: usize) -> Protect {
+        let _ = target;
+        Protect::default()
     }
 
-    /// The press itself.
-    pub fn build(&self) -> Box<dyn Press> {
-        match self {
-            PressSpec::Knorm {} => Box::new(knorm::Knorm),
-            PressSpec::KnormHigh {} => Box::new(knorm_high::KnormHigh),
-            PressSpec::Random { seed } => Box::new(random::Random { seed: *seed }),
-            PressSpec::StreamingLlm { n_sink } => Box::new(streaming_llm::StreamingLlm { n_sink: *n_sink }),
-        }
+    /// Choose the slots that stay, with `protect` (the policy's and this press's own) forced.
+    fn choose(&self, layer: &LayerView<'_>, scores: &Scores, protect: Protect) -> Result<Keep, EngineError> {
+        select::best(layer, scores, &layer.uniform(), protect)
+    }
+
+    /// Slots a head of this layer may hold; the mean over layers should be `share.mean`.
+    fn layer_target(&self, share: LayerShare) -> usize {
+        share.mean
+    }
+
+    /// Look at tokens that a layer has just read, before anything is evicted. `state` is this session's, for this
+    /// layer; columns of the heads travel with their slots.
+    fn observe(&self, piece: &Piece<'_>, cache: &mut LayerCache, state: &mut LayerState) -> Result<(), EngineError> {
+        let _ = (piece, cache, state);
+        Ok(())
+    }
+
+    /// Change what stays before the rest is dropped (merging).
+    fn edit(&self, layer: &LayerView<'_>, keep: &Keep, edits: &mut Edits) -> Result<(), EngineError> {
+        let _ = (layer, keep, edits);
+        Ok(())
+    }
+
+    /// How far a decision reaches.
+    fn scope(&self) -> Scope {
+        Scope::Layer
+    }
+
+    /// For [`Scope::Cache`]: slots each head of each layer keeps, from everyone's scores. `counts[i][h]` comes filled
+    /// with the uniform count of layer i.
+    fn share_out(&self, layers: &[(LayerView<'_>, Scores)], counts: &mut [Vec<usize>]) -> Result<(), EngineError> {
+        let _ = (layers, counts);
+        Ok(())
+    }
+
+    /// Does it decide itself how much stays (a threshold, a choice of heads)? Then the budget has to be `press`.
+    fn own_budget(&self) -> bool {
+        false
+    }
+
+    /// Are kept keys rotated to new positions 0, 1, …, from which the next token goes on?
+    fn renumbers(&self) -> bool {
+        false
+    }
+
+    /// Why it cannot act in decode or in chunks, if it cannot.
+    fn only_at_prefill_end(&self) -> Option<&'static str> {
+        None
     }
 }
 
-impl std::str::FromStr for PressSpec {
-    type Err = EngineError;
-    fn from_str(text: &str) -> Result<Self, EngineError> {
-        let text = text.trim();
-        let json =
-            if text.starts_with('{') { text.to_string() } else { serde_json::json!({ "kind": text }).to_string() };
-        serde_json::from_str(&json).map_err(|error| {
-            let names = PressSpec::REGISTRY.map(|p| p.name).join(", ");
-            let reason = error.to_string();
-            let reason = reason.split(" at line").next().unwrap_or_default().to_string();
-            EngineError::Setting {
-                field: "press",
-                value: text.to_string(),
-                allowed: format!("presses are {names}; parameters go in JSON such as {{\"kind\": \"streaming_llm\", \"n_sink\": 4}} ({reason})"),
-            }
-        })
-    }
-}
-
-impl std::fmt::Display for PressSpec {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            PressSpec::Knorm {} | PressSpec::KnormHigh {} => f.write_str(self.name()),
-            other => f.write_str(&serde_json::to_string(other).map_err(|_| std::fmt::Error)?),
-        }
-    }
+/// New contents of slots that stay, by head.
+#[derive(Clone, Debug, Default)]
+pub struct Edits {
+    /// (head, slot, new value), before eviction.
+    pub values: Vec<(usize, u32, Vec<f32>)>,
 }

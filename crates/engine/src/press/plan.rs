@@ -1,11 +1,18 @@
 //! A policy made ready for one model: which layers it acts on, and what a layer may hold when.
 
+use std::sync::Arc;
+
 use super::budget::{Budget, SkipOverflow, keep_of, keep_of_kvpress};
 use super::policy::{Policy, PrefillSchedule, Rounding};
-use super::select::{Protect, not_a_number, select};
-use super::{Press, PressPoint};
+use super::registry::Adaptivity;
+use super::rotation::Turner;
+use super::select::{Keep, Protect};
+use super::view::{LayerView, Scores};
+use super::watch::{LayerState, Watch};
+use super::{Edits, LayerShare, Press, Scope, select};
 use crate::cache::{KvCache, LayerCache};
 use crate::error::EngineError;
+use crate::model::Model;
 use crate::model::config::Config;
 
 /// What moment of a session's life this is.
@@ -19,30 +26,54 @@ pub(crate) enum Moment {
     Decode,
 }
 
+/// Where a session stands when a press may act.
+#[derive(Clone, Copy)]
+pub(crate) struct Now<'a> {
+    pub model: &'a Model,
+    /// Tokens seen, the piece just read included.
+    pub seen: usize,
+    pub moment: Moment,
+    pub long_rope: bool,
+}
+
 /// A compiled policy.
 pub(crate) struct Plan {
     pub policy: Policy,
-    press: Box<dyn Press>,
+    press: Arc<dyn Press>,
     skipped: Vec<bool>,
     sliding: Vec<bool>,
     full: usize,
     byte_tokens: Option<usize>,
-    scores: Vec<f32>,
-    keep: Vec<u32>,
+    /// Tokens seen when each layer was last acted on; for presses that decide themselves how much stays.
+    acted: Vec<usize>,
+    /// What is remembered over forks and saved sessions.
+    pub counters: Counters,
+}
+
+/// What a plan remembers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Counters {
     /// Times a layer was compressed.
     pub runs: u64,
+    /// Times a press that decides itself how much stays was asked.
+    #[serde(default)]
+    pub asked: u64,
     /// Slots evicted.
     pub evicted: u64,
     /// Tokens seen at the last eviction.
     pub last_eviction: Option<usize>,
     /// Set when protection held more than the budget asked for.
     pub held_by_protection: bool,
+    /// How far positions were moved down by a press that renumbers.
+    #[serde(default)]
+    pub moved_down: usize,
 }
 
 impl Plan {
     /// Check a policy against a model. A budget that cannot be met is refused with the smallest that can.
     pub fn compile(policy: &Policy, config: &Config, cache: &KvCache) -> Result<Plan, EngineError> {
-        let press = policy.press.build();
+        let press = policy.press.build()?;
+        let adaptivity = policy.press.info().adaptivity;
         let refuse = |why: String| EngineError::Press { press: press.name().to_string(), why };
         let sliding: Vec<bool> = config.attention.iter().map(|a| a.window.is_some()).collect();
         let full = sliding.iter().filter(|s| !**s).count();
@@ -51,26 +82,15 @@ impl Plan {
                 "every layer of this model attends within a sliding window, which bounds its cache already".into(),
             ));
         }
-        let mut skipped = vec![false; config.layers];
-        for layer in policy.skipped() {
-            // the press's own default skips what a small model may not have
-            match skipped.get_mut(layer) {
-                Some(skip) => *skip = true,
-                None if policy.skip_layers.is_none() => {}
-                None => {
-                    return Err(refuse(format!(
-                        "skip layer {layer} does not exist: the model has layers 0 to {}",
-                        config.layers - 1
-                    )));
-                }
-            }
-        }
+        let skipped = skipped_layers(policy, config).map_err(&refuse)?;
         let pressed = (0..config.layers).filter(|&l| !sliding[l] && !skipped[l]).count();
         if pressed == 0 {
             return Err(refuse("every full-attention layer is skipped: nothing is left to press".into()));
         }
+        check_character(policy, press.as_ref(), pressed, config).map_err(&refuse)?;
         let protect = policy.protect();
         let floor = (protect.sinks + protect.recents).max(1);
+        let extra = Extra::of(press.as_ref(), adaptivity, config);
         let byte_tokens = match policy.budget {
             Budget::Tokens(tokens) if tokens < floor => {
                 return Err(refuse(format!(
@@ -84,14 +104,14 @@ impl Plan {
                         "a budget in bytes cannot hold while skipped layers grow: use skip overflow `window`".into(),
                     ));
                 }
-                let tokens = tokens_of_bytes(bytes, cache);
+                let tokens = tokens_of_bytes(bytes, cache, &extra);
                 if tokens < floor {
                     return Err(refuse(format!(
                         "{} cannot hold {} sinks and {} recents in pages of every head; the smallest budget is {}",
                         policy.budget,
                         protect.sinks,
                         protect.recents,
-                        Budget::Bytes(bytes_of_tokens(floor, cache).next_multiple_of(1024))
+                        Budget::Bytes(bytes_of_tokens(floor, cache, &extra).next_multiple_of(1024))
                     )));
                 }
                 Some(tokens)
@@ -116,26 +136,41 @@ impl Plan {
             sliding,
             full,
             byte_tokens,
-            scores: Vec::new(),
-            keep: Vec::new(),
-            runs: 0,
-            evicted: 0,
-            last_eviction: None,
-            held_by_protection: false,
+            acted: vec![0; config.layers],
+            counters: Counters::default(),
         })
     }
 
     /// Take over the counters of the session this one was forked from.
     pub fn inherit(&mut self, other: &Plan) {
-        self.runs = other.runs;
-        self.evicted = other.evicted;
-        self.last_eviction = other.last_eviction;
-        self.held_by_protection = other.held_by_protection;
+        self.counters = other.counters.clone();
+        self.acted.clone_from(&other.acted);
+    }
+
+    /// Tokens seen when each layer was last acted on.
+    pub fn acted(&self) -> &[usize] {
+        &self.acted
+    }
+
+    /// Put them back from a saved session.
+    pub fn restore_acted(&mut self, acted: &[usize]) {
+        self.acted.iter_mut().zip(acted).for_each(|(to, from)| *to = *from);
+    }
+
+    /// The press.
+    pub fn press(&self) -> &Arc<dyn Press> {
+        &self.press
     }
 
     /// Does the press leave this layer alone?
     pub fn is_skipped(&self, layer: usize) -> bool {
         self.skipped[layer]
+    }
+
+    /// Will the press act again after the first prefill?
+    pub fn acts_later(&self) -> bool {
+        let schedule = self.policy.schedule;
+        schedule.decode_every.is_some() || matches!(schedule.prefill, PrefillSchedule::Chunk(_))
     }
 
     /// Does the cache grow without bound because skipped layers do?
@@ -144,9 +179,10 @@ impl Plan {
             && (0..self.skipped.len()).any(|l| self.skipped[l] && !self.sliding[l])
     }
 
-    /// Slots each pressed head may hold after `seen` tokens.
+    /// Slots each pressed head may hold after `seen` tokens, on average over layers and heads.
     pub fn target(&self, seen: usize) -> usize {
         let target = match (self.policy.budget, self.policy.rounding) {
+            (Budget::Press, _) => return seen,
             (Budget::Tokens(tokens), _) => tokens,
             (Budget::Bytes(_), _) => self.byte_tokens.unwrap_or(1),
             (Budget::Ratio(share), Rounding::Kvpress) => return keep_of_kvpress(seen, 1.0 - share).min(seen),
@@ -164,126 +200,362 @@ impl Plan {
         target.max((self.policy.sinks + self.policy.recents).max(1))
     }
 
-    /// How many of `left` tokens may be read in one go when a layer holds `held` slots after `seen` tokens.
-    pub fn piece(&self, moment: Moment, left: usize, seen: usize, held: usize) -> usize {
+    /// Slots a head of this layer may hold.
+    pub fn layer_target(&self, layer: usize, seen: usize) -> usize {
+        let mean = self.target(seen);
+        if self.skipped[layer] || self.sliding[layer] {
+            return mean;
+        }
+        let exact = match self.policy.budget {
+            Budget::Ratio(share) => seen as f64 * share,
+            _ => mean as f64,
+        };
+        self.press.layer_target(LayerShare { layer, layers: self.skipped.len(), seen, mean, exact })
+    }
+
+    /// How many of `left` tokens may be read in one go after `seen` tokens.
+    pub fn piece(&self, moment: Moment, left: usize, seen: usize, cache: &KvCache) -> usize {
+        let every = |every: usize| {
+            if self.press.own_budget() {
+                let acted = self.acted.iter().copied().max().unwrap_or(0);
+                return (acted + every).saturating_sub(seen).clamp(1, every);
+            }
+            // the length stays below budget + n at every moment, whole question batches included
+            let pressed = (0..self.skipped.len()).filter(|&l| !self.skipped[l] && !self.sliding[l]);
+            let room = pressed.map(|l| (self.layer_target(l, seen) + every).saturating_sub(held(&cache.layers()[l])));
+            room.min().unwrap_or(every).clamp(1, every)
+        };
         let most = match (moment, self.policy.schedule.prefill, self.policy.schedule.decode_every) {
             (Moment::PrefillChunk | Moment::PrefillEnd, PrefillSchedule::Chunk(chunk), _) => chunk,
             (Moment::PrefillChunk | Moment::PrefillEnd, PrefillSchedule::End, _) => left,
-            // the length stays below budget + n at every moment, whole question batches included
-            (_, _, Some(every)) => (self.target(seen) + every).saturating_sub(held).clamp(1, every),
+            (_, _, Some(n)) => every(n),
             (Moment::Decode, PrefillSchedule::Chunk(chunk), None) => chunk,
             _ => left,
         };
         most.min(left).max(1)
     }
 
-    /// Act on a layer whose cache has just been read for this piece. Returns the slots evicted.
+    /// May the press act on this layer now?
+    fn due(&self, layer: usize, cache: &LayerCache, now: &Now<'_>) -> bool {
+        let (held, target) = (held(cache), self.layer_target(layer, now.seen));
+        let over = |slots: usize| match self.press.own_budget() {
+            true => now.seen >= self.acted[layer] + slots.max(1),
+            false => held >= target + slots.max(1),
+        };
+        let schedule = self.policy.schedule;
+        match (now.moment, schedule.prefill, schedule.decode_every) {
+            (Moment::PrefillChunk | Moment::PrefillEnd, PrefillSchedule::Chunk(_), _) => over(0),
+            (Moment::PrefillEnd, PrefillSchedule::End, _) => over(0),
+            (Moment::PrefillChunk, PrefillSchedule::End, _) => false,
+            (_, _, Some(every)) => over(every),
+            // later batches of a chunked prefill (a second document, a long question) are chunked as the first was
+            (Moment::Decode, PrefillSchedule::Chunk(chunk), None) => over(chunk),
+            _ => false,
+        }
+    }
+
+    /// Act on a layer that has just read a piece.
     pub fn act(
         &mut self,
         layer: usize,
         cache: &mut LayerCache,
-        seen: usize,
-        moment: Moment,
-    ) -> Result<usize, EngineError> {
-        if self.sliding[layer] {
-            return Ok(0);
+        now: &Now<'_>,
+        state: &LayerState,
+    ) -> Result<(), EngineError> {
+        if self.sliding[layer] || !self.due(layer, cache, now) {
+            return Ok(());
         }
-        let target = self.target(seen);
-        let held = cache.max_len();
-        let schedule = self.policy.schedule;
-        let due = match (moment, schedule.prefill, schedule.decode_every) {
-            (Moment::PrefillChunk | Moment::PrefillEnd, PrefillSchedule::Chunk(_), _) => held > target,
-            (Moment::PrefillEnd, PrefillSchedule::End, _) => held > target,
-            (Moment::PrefillChunk, PrefillSchedule::End, _) => false,
-            (_, _, Some(every)) => held >= target + every,
-            // later batches of a chunked prefill (a second document, a long question) are chunked as the first was
-            (Moment::Decode, PrefillSchedule::Chunk(chunk), None) => held >= target + chunk,
-            _ => false,
-        };
-        if !due || (self.skipped[layer] && self.policy.skip_overflow == SkipOverflow::Grow) {
-            return Ok(0);
+        if self.skipped[layer] {
+            if self.policy.skip_overflow == SkipOverflow::Window && self.policy.rounding == Rounding::Meden {
+                self.spare(layer, cache, now);
+            }
+            return Ok(());
         }
-        if self.skipped[layer] && self.policy.rounding == Rounding::Kvpress {
-            return Ok(0);
+        if self.press.scope() == Scope::Cache || self.press.needs().replay {
+            return Ok(());
         }
-        if let (Budget::Ratio(share), Rounding::Meden) = (self.policy.budget, self.policy.rounding) {
-            self.held_by_protection |= target > keep_of(seen, 1.0 - share);
-        }
-        let evicted = self.compress(layer, cache, seen, target)?;
-        if evicted > 0 {
-            self.runs += 1;
-            self.evicted += evicted as u64;
-            self.last_eviction = Some(seen);
-        }
-        Ok(evicted)
+        self.press_layer(layer, cache, now, state)
     }
 
-    fn compress(
+    /// Press one layer now, due or not.
+    fn press_layer(
         &mut self,
         layer: usize,
         cache: &mut LayerCache,
-        seen: usize,
-        target: usize,
-    ) -> Result<usize, EngineError> {
-        let mut evicted = 0;
-        for (number, head) in cache.heads_mut().iter_mut().enumerate() {
-            let slots = head.len();
-            if slots <= target {
-                continue;
-            }
-            self.scores.clear();
-            self.scores.resize(slots, 0.0);
-            let mut protect = self.policy.protect();
-            if self.skipped[layer] {
-                // spared until it overflows: then its first and its newest tokens stay
-                protect = Protect { sinks: self.policy.sinks, recents: 1 };
-                self.scores.iter_mut().enumerate().for_each(|(slot, s)| *s = slot as f32);
-            } else {
-                let at = PressPoint { layer, head: number, seen };
-                self.press.score(at, head, &mut self.scores)?;
-            }
-            select(&self.scores, head.positions(), target, protect, &mut self.keep)
-                .map_err(|slot| not_a_number(layer, number, head.positions()[slot]))?;
-            head.retain(&self.keep);
-            evicted += slots - head.len();
-        }
-        Ok(evicted)
+        now: &Now<'_>,
+        state: &LayerState,
+    ) -> Result<(), EngineError> {
+        let view = self.view(layer, cache, now, state);
+        let mut scores = Scores::of(view.heads);
+        self.press.score(&view, &mut scores)?;
+        let protect = self.policy.protect().and(self.press.protects(view.target));
+        let keep = self.press.choose(&view, &scores, protect)?;
+        self.finish(layer, cache, (keep, now, state))
     }
 
-    /// Scores of every slot of a head, as the press sees them now.
-    pub fn scores(&self, at: PressPoint, layer: &LayerCache) -> Result<Vec<f32>, EngineError> {
-        let head = &layer.heads()[at.head];
-        let mut out = vec![0.0; head.len()];
-        self.press.score(at, head, &mut out)?;
-        Ok(out)
+    /// Act on all layers together, once a pass is through; for presses whose decision reaches over layers.
+    pub fn act_on_cache(&mut self, cache: &mut KvCache, now: &Now<'_>, watch: &Watch) -> Result<(), EngineError> {
+        if self.press.scope() != Scope::Cache || self.press.needs().replay {
+            return Ok(());
+        }
+        let due = |l: &usize| !self.sliding[*l] && !self.skipped[*l] && self.due(*l, &cache.layers()[*l], now);
+        if !(0..self.skipped.len()).any(|l| due(&l)) {
+            return Ok(());
+        }
+        self.press_cache(cache, now, watch)
+    }
+
+    fn press_cache(&mut self, cache: &mut KvCache, now: &Now<'_>, watch: &Watch) -> Result<(), EngineError> {
+        let pressed: Vec<usize> = (0..self.skipped.len()).filter(|&l| !self.skipped[l] && !self.sliding[l]).collect();
+        let mut layers = Vec::with_capacity(pressed.len());
+        for &layer in &pressed {
+            let view = self.view(layer, &cache.layers()[layer], now, &watch.layers()[layer]);
+            let mut scores = Scores::of(view.heads);
+            self.press.score(&view, &mut scores)?;
+            layers.push((view, scores));
+        }
+        let mut counts: Vec<Vec<usize>> = layers.iter().map(|(view, _)| view.uniform()).collect();
+        self.press.share_out(&layers, &mut counts)?;
+        let mut keeps = Vec::with_capacity(pressed.len());
+        for ((view, scores), counts) in layers.iter().zip(&counts) {
+            let protect = self.policy.protect().and(self.press.protects(view.target));
+            keeps.push(select::best(view, scores, counts, protect)?);
+        }
+        drop(layers);
+        for (&layer, keep) in pressed.iter().zip(keeps) {
+            self.finish(layer, cache.layer_mut(layer), (keep, now, &watch.layers()[layer]))?;
+        }
+        Ok(())
+    }
+
+    /// Press every layer now, whatever the schedule says.
+    pub fn act_now(&mut self, cache: &mut KvCache, now: &Now<'_>, watch: &Watch) -> Result<(), EngineError> {
+        let over = |plan: &Plan, layer: usize, cache: &KvCache| {
+            plan.press.own_budget() || held(&cache.layers()[layer]) > plan.layer_target(layer, now.seen)
+        };
+        for layer in (0..self.skipped.len()).filter(|&l| !self.sliding[l]).collect::<Vec<_>>() {
+            if !over(self, layer, cache) {
+                continue;
+            }
+            if self.skipped[layer] {
+                if self.policy.skip_overflow == SkipOverflow::Window && self.policy.rounding == Rounding::Meden {
+                    self.spare(layer, cache.layer_mut(layer), now);
+                }
+            } else if self.press.scope() == Scope::Layer {
+                self.press_layer(layer, cache.layer_mut(layer), now, &watch.layers()[layer])?;
+            }
+        }
+        let pressed = (0..self.skipped.len()).filter(|&l| !self.skipped[l] && !self.sliding[l]);
+        if self.press.scope() == Scope::Cache && pressed.into_iter().any(|l| over(self, l, cache)) {
+            self.press_cache(cache, now, watch)?;
+        }
+        self.settle(cache, now)
+    }
+
+    /// After a pass: positions of a press that renumbers go on from what is left.
+    pub fn settle(&mut self, cache: &KvCache, now: &Now<'_>) -> Result<(), EngineError> {
+        if !self.press.renumbers() {
+            return Ok(());
+        }
+        let mut lengths = cache.layers().iter().flat_map(|l| l.heads()).map(|h| h.len());
+        let first = lengths.next().unwrap_or(0);
+        if lengths.any(|l| l != first) {
+            return Err(EngineError::Press {
+                press: self.press.name().to_string(),
+                why: "heads kept different numbers of tokens, so there is no one position to go on from".into(),
+            });
+        }
+        self.counters.moved_down = now.seen - first;
+        Ok(())
+    }
+
+    fn view<'a>(&self, layer: usize, cache: &'a LayerCache, now: &Now<'a>, state: &'a LayerState) -> LayerView<'a> {
+        let target = self.layer_target(layer, now.seen);
+        let removed = match self.policy.budget {
+            Budget::Ratio(share) => 1.0 - share,
+            _ => 1.0 - target as f64 / held(cache).max(target).max(1) as f64,
+        };
+        LayerView {
+            model: now.model,
+            layer,
+            next: now.seen - self.counters.moved_down,
+            long_rope: now.long_rope,
+            target,
+            removed,
+            rounding: self.policy.rounding,
+            heads: cache.heads(),
+            state,
+        }
+    }
+
+    /// A skipped layer is spared until it overflows: then its first and its newest tokens stay.
+    fn spare(&mut self, layer: usize, cache: &mut LayerCache, now: &Now<'_>) {
+        let target = self.target(now.seen);
+        let before: usize = cache.heads().iter().map(|h| h.len()).sum();
+        for head in cache.heads_mut() {
+            let ages: Vec<f32> = (0..head.len()).map(|slot| slot as f32).collect();
+            let protect = Protect { sinks: self.policy.sinks, recents: 1 };
+            let mut keep = Vec::new();
+            if select::select(&ages, head.positions(), target, protect, &mut keep).is_ok() {
+                head.retain(&keep);
+            }
+        }
+        self.count(layer, before - cache.heads().iter().map(|h| h.len()).sum::<usize>(), now.seen);
+    }
+
+    fn finish(
+        &mut self,
+        layer: usize,
+        cache: &mut LayerCache,
+        (keep, now, state): (Keep, &Now<'_>, &LayerState),
+    ) -> Result<(), EngineError> {
+        if let (Budget::Ratio(share), Rounding::Meden) = (self.policy.budget, self.policy.rounding) {
+            self.counters.held_by_protection |= self.target(now.seen) > keep_of(now.seen, 1.0 - share);
+        }
+        let mut edits = Edits::default();
+        let view = self.view(layer, cache, now, state);
+        self.press.edit(&view, &keep, &mut edits)?;
+        for (head, slot, value) in edits.values {
+            cache.heads_mut()[head].set_value(slot as usize, &value);
+        }
+        let before: usize = cache.heads().iter().map(|h| h.len()).sum();
+        for (head, keep) in cache.heads_mut().iter_mut().zip(&keep) {
+            if keep.len() < head.len() {
+                head.retain(keep);
+            }
+        }
+        if self.press.renumbers() {
+            let config = now.model.config();
+            let mut turner = Turner::new(&config.ropes[config.attention[layer].rope], now.long_rope);
+            for head in cache.heads_mut() {
+                head.renumber(|key, from, to| turner.back(key, from, to));
+            }
+        }
+        self.count(layer, before - cache.heads().iter().map(|h| h.len()).sum::<usize>(), now.seen);
+        Ok(())
+    }
+
+    fn count(&mut self, layer: usize, evicted: usize, seen: usize) {
+        self.acted[layer] = seen;
+        self.counters.asked += 1;
+        if evicted > 0 {
+            self.counters.runs += 1;
+            self.counters.evicted += evicted as u64;
+            self.counters.last_eviction = Some(seen);
+        }
+    }
+
+    /// Scores of every slot of a layer, as the press sees them now.
+    pub fn scores(
+        &self,
+        layer: usize,
+        cache: &LayerCache,
+        now: &Now<'_>,
+        state: &LayerState,
+    ) -> Result<Scores, EngineError> {
+        let view = self.view(layer, cache, now, state);
+        let mut scores = Scores::of(view.heads);
+        self.press.score(&view, &mut scores)?;
+        Ok(scores)
+    }
+
+    /// Slots of each head that stay whatever their score.
+    pub fn protects(&self, seen: usize) -> Protect {
+        self.policy.protect().and(self.press.protects(self.target(seen)))
+    }
+}
+
+/// Slots a head of the layer holds on average, rounded up.
+fn held(cache: &LayerCache) -> usize {
+    let heads = cache.heads();
+    heads.iter().map(|h| h.len()).sum::<usize>().div_ceil(heads.len().max(1))
+}
+
+fn skipped_layers(policy: &Policy, config: &Config) -> Result<Vec<bool>, String> {
+    let mut skipped = vec![false; config.layers];
+    for layer in policy.skipped() {
+        // the press's own default skips what a small model may not have
+        match skipped.get_mut(layer) {
+            Some(skip) => *skip = true,
+            None if policy.skip_layers.is_none() => {}
+            None => {
+                return Err(format!(
+                    "skip layer {layer} does not exist: the model has layers 0 to {}",
+                    config.layers - 1
+                ));
+            }
+        }
+    }
+    Ok(skipped)
+}
+
+/// What a press can do, against what is asked of it.
+fn check_character(policy: &Policy, press: &dyn Press, pressed: usize, config: &Config) -> Result<(), String> {
+    match (press.own_budget(), policy.budget) {
+        (true, Budget::Press) | (false, Budget::Ratio(_) | Budget::Tokens(_) | Budget::Bytes(_)) => {}
+        (true, other) => {
+            return Err(format!(
+                "it decides itself how much stays, so a budget of {other} would be ignored: write the budget `press`, and set its own parameters"
+            ));
+        }
+        (false, Budget::Press) => {
+            return Err("it needs a budget: a share such as 25%, tokens such as 512, or bytes such as 8MiB".into());
+        }
+    }
+    let once = policy.schedule.prefill == PrefillSchedule::End && policy.schedule.decode_every.is_none();
+    if let (Some(why), false) = (press.only_at_prefill_end(), once) {
+        return Err(format!("{why}: use the schedule prefill_end (asked for: {})", policy.schedule));
+    }
+    if press.renumbers() && pressed < config.layers {
+        return Err(format!(
+            "it numbers positions anew, which all layers have to do alike, but {} of {} layers are skipped or slide; give --skip-layers none, or another press",
+            config.layers - pressed,
+            config.layers
+        ));
+    }
+    Ok(())
+}
+
+/// What a press costs beside the slots themselves.
+struct Extra {
+    /// Columns that travel with the slots.
+    columns: usize,
+    /// Heads may keep different numbers, so each may have a page that is not full.
+    ragged: bool,
+}
+
+impl Extra {
+    fn of(press: &dyn Press, adaptivity: Adaptivity, _: &Config) -> Extra {
+        Extra { columns: usize::from(press.needs().attention_mass), ragged: adaptivity != Adaptivity::Uniform }
     }
 }
 
 /// Most bytes the cache takes when every full-attention head holds `tokens` slots and every sliding layer its window.
-fn bytes_of_tokens(tokens: usize, cache: &KvCache) -> u64 {
+fn bytes_of_tokens(tokens: usize, cache: &KvCache, extra: &Extra) -> u64 {
     let mut bytes = 0u64;
     for layer in cache.layers() {
         for head in layer.heads() {
             let layout = head.layout();
             // a window's pages go back whole, so up to one page more than the window is held
             let slots = layer.window().map_or(tokens, |w| w as usize + layout.tokens());
-            let pages = slots.div_ceil(layout.tokens()) * layout.page_bytes();
-            bytes += (pages + slots * (size_of::<u32>() + size_of::<f32>())) as u64;
+            let pages = slots.div_ceil(layout.tokens()) + usize::from(extra.ragged && layer.window().is_none());
+            let a_slot = size_of::<u32>() + size_of::<f32>() * (1 + extra.columns);
+            bytes += (pages * layout.page_bytes() + slots * a_slot) as u64;
         }
     }
     bytes
 }
 
 /// Most tokens a full-attention head may hold so that the whole cache stays within `bytes`.
-fn tokens_of_bytes(bytes: u64, cache: &KvCache) -> usize {
+fn tokens_of_bytes(bytes: u64, cache: &KvCache, extra: &Extra) -> usize {
     let (mut low, mut high) = (0usize, 1usize);
-    while bytes_of_tokens(high, cache) <= bytes {
+    while bytes_of_tokens(high, cache, extra) <= bytes {
         low = high;
         high *= 2;
     }
     while high - low > 1 {
         let middle = low + (high - low) / 2;
-        if bytes_of_tokens(middle, cache) <= bytes { low = middle } else { high = middle }
+        if bytes_of_tokens(middle, cache, extra) <= bytes { low = middle } else { high = middle }
     }
     low
 }

@@ -126,31 +126,65 @@ pub enum Rounding {
 
 /// Press, budget and schedule. Written as JSON in files, as separate flags on the command line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "Written")]
 pub struct Policy {
     /// The rule.
     pub press: PressSpec,
     /// How much stays.
     pub budget: Budget,
-    /// When it acts.
-    #[serde(default)]
+    /// When it acts; nothing said means at every moment, or once after the prefill for presses that can only do that.
     pub schedule: Schedule,
     /// Layers that the press leaves alone; nothing said means the press's own choice (`[0, 1]` for the norm presses and
     /// their random control, as in the paper; none otherwise).
-    #[serde(default)]
     pub skip_layers: Option<Vec<usize>>,
     /// What happens to a skipped layer that outgrows the budget.
-    #[serde(default)]
     pub skip_overflow: SkipOverflow,
     /// First tokens that always stay.
-    #[serde(default = "default_sinks")]
     pub sinks: usize,
     /// Newest tokens that always stay.
-    #[serde(default = "default_recents")]
     pub recents: usize,
     /// How a share becomes a number.
-    #[serde(default)]
     pub rounding: Rounding,
+}
+
+/// A policy as it is written: what is left out has a default, some of them the press's.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    press: PressSpec,
+    budget: Option<Budget>,
+    schedule: Option<Schedule>,
+    skip_layers: Option<Vec<usize>>,
+    #[serde(default)]
+    skip_overflow: SkipOverflow,
+    #[serde(default = "default_sinks")]
+    sinks: usize,
+    #[serde(default = "default_recents")]
+    recents: usize,
+    #[serde(default)]
+    rounding: Rounding,
+}
+
+impl TryFrom<Written> for Policy {
+    type Error = EngineError;
+    fn try_from(written: Written) -> Result<Self, EngineError> {
+        let own = written.press.build()?.own_budget().then_some(Budget::Press);
+        let budget = written.budget.or(own).ok_or_else(|| EngineError::Setting {
+            field: "policy",
+            value: written.press.to_string(),
+            allowed: "a policy with a budget, such as {\"press\": …, \"budget\": \"25%\"}".into(),
+        })?;
+        let usual = Policy::new(written.press, budget);
+        Ok(Policy {
+            schedule: written.schedule.unwrap_or(usual.schedule),
+            skip_layers: written.skip_layers,
+            skip_overflow: written.skip_overflow,
+            sinks: written.sinks,
+            recents: written.recents,
+            rounding: written.rounding,
+            ..usual
+        })
+    }
 }
 
 fn default_sinks() -> usize {
@@ -162,12 +196,14 @@ fn default_recents() -> usize {
 }
 
 impl Policy {
-    /// A policy with the product's defaults: bounded at every moment, 4 sinks and 64 recents protected.
+    /// A policy with the product's defaults: bounded at every moment (where the press can), 4 sinks and 64 recents
+    /// protected.
     pub fn new(press: PressSpec, budget: Budget) -> Policy {
+        let once = press.build().is_ok_and(|p| p.only_at_prefill_end().is_some());
         Policy {
             press,
             budget,
-            schedule: Schedule::default(),
+            schedule: if once { Schedule::prefill_end() } else { Schedule::default() },
             skip_layers: None,
             skip_overflow: SkipOverflow::default(),
             sinks: DEFAULT_SINKS,
@@ -178,10 +214,11 @@ impl Policy {
 
     /// Layers that are left alone in a model of `layers` layers.
     pub fn skipped(&self) -> Vec<usize> {
-        match (&self.skip_layers, &self.press) {
+        let renumbers = matches!(self.press, PressSpec::KeyRerotation(_));
+        match (&self.skip_layers, self.press.scorer()) {
             (Some(layers), _) => layers.clone(),
-            (None, PressSpec::StreamingLlm { .. }) => Vec::new(),
-            (None, _) => vec![0, 1],
+            (None, PressSpec::Knorm(_) | PressSpec::KnormHigh(_) | PressSpec::Random(_)) if !renumbers => vec![0, 1],
+            (None, _) => Vec::new(),
         }
     }
 
@@ -222,7 +259,7 @@ mod tests {
     #[test]
     fn a_policy_in_json_needs_only_press_and_budget() {
         let policy: Policy = serde_json::from_str(r#"{"press": {"kind": "knorm"}, "budget": "25%"}"#).unwrap();
-        assert_eq!(policy, Policy::new(PressSpec::Knorm {}, Budget::Ratio(0.25)));
+        assert_eq!(policy, Policy::new(PressSpec::knorm(), Budget::Ratio(0.25)));
         let text = serde_json::to_string(&policy).unwrap();
         assert_eq!(serde_json::from_str::<Policy>(&text).unwrap(), policy);
         assert!(

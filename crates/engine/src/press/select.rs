@@ -1,6 +1,10 @@
 //! From scores to kept slots: the best of a head, with sinks and recents forced.
 
+use super::view::{LayerView, Scores};
 use crate::error::EngineError;
+
+/// Slots that stay, ascending, one list a head.
+pub type Keep = Vec<Vec<u32>>;
 
 /// Slots that stay whatever their score.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -9,6 +13,30 @@ pub struct Protect {
     pub sinks: usize,
     /// Newest slots.
     pub recents: usize,
+}
+
+impl Protect {
+    /// What either protects.
+    pub fn and(self, other: Protect) -> Protect {
+        Protect { sinks: self.sinks.max(other.sinks), recents: self.recents.max(other.recents) }
+    }
+
+    /// Is the slot protected, in a head with these positions?
+    pub fn covers(&self, slot: usize, positions: &[u32]) -> bool {
+        (positions[slot] as usize) < self.sinks || slot + self.recents >= positions.len()
+    }
+}
+
+/// The best `counts[h]` slots of each head.
+pub fn best(layer: &LayerView<'_>, scores: &Scores, counts: &[usize], protect: Protect) -> Result<Keep, EngineError> {
+    let mut keep = Vec::with_capacity(counts.len());
+    for (number, ((head, row), &count)) in layer.heads.iter().zip(scores.rows()).zip(counts).enumerate() {
+        let mut slots = Vec::new();
+        select(row, head.positions(), count, protect, &mut slots)
+            .map_err(|slot| not_a_number(layer.layer, number, head.positions()[slot]))?;
+        keep.push(slots);
+    }
+    Ok(keep)
 }
 
 /// Choose `kept` slots of `scores` into `out`, ascending. Forced slots count towards `kept`; if they are more than

@@ -92,7 +92,7 @@ pub fn forward_batch(
                     standings[t.item].done += t.count;
                     done += t.count;
                 }
-                Err(_) => session.take_out(session.history.len()),
+                Err(_) => session.take_out(session.next_position()),
             }
         }
         result.map_err(|error| match error {
@@ -103,6 +103,7 @@ pub fn forward_batch(
     }
     for item in items {
         item.session.prefilled = true;
+        item.session.forget_what_no_press_will_read();
     }
     hooks.check_fired(&control.hooks)
 }
@@ -144,11 +145,13 @@ fn segments<'a>(items: &'a mut [BatchItem<'_>], taken: &[Taken]) -> Vec<Segment<
         segments.push(Segment {
             ids: &item.ids[t.from..t.from + t.count],
             seen: item.session.history.len(),
+            first: item.session.next_position(),
             moment: t.moment,
             logits_from: t.logits_from,
             cache: &mut item.session.cache,
             plan: item.session.plan.as_mut(),
             reader: item.session.reader.as_mut().filter(|_| t.decodes),
+            watch: &mut item.session.watch,
         });
     }
     segments
@@ -168,7 +171,7 @@ impl Session {
         let mut moment = if standing.first { Moment::PrefillChunk } else { Moment::Decode };
         let mut count = left.min(self.options.prefill_chunk);
         if let Some(plan) = &self.plan {
-            count = count.min(plan.piece(moment, left, self.history.len(), self.longest_pressed()));
+            count = count.min(plan.piece(moment, left, self.history.len(), &self.cache));
         }
         let last = count == left;
         if standing.first && last {

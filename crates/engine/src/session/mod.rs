@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod control;
+mod gathered;
 mod snapshot;
 mod stats;
 
@@ -13,14 +14,17 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::KvCache;
+use crate::cache::head::HeadCache;
 use crate::cache::kinds::KvTypes;
 use crate::cache::rotation::KvRotation;
 use crate::error::EngineError;
 use crate::model::Model;
 use crate::model::forward::Scratch;
-use crate::press::PressPoint;
-use crate::press::plan::Plan;
+use crate::press::plan::{Moment, Now, Plan};
 use crate::press::policy::Policy;
+use crate::press::select::Protect;
+use crate::press::watch::Watch;
+use crate::press::{PressSpec, Scores};
 use crate::read::{ReadPolicy, Reader};
 use batch::{BatchItem, forward_batch};
 use control::{Control, Emit};
@@ -40,12 +44,33 @@ pub struct SessionOptions {
     /// What a decoded token reads of its cache; everything by default.
     #[serde(default)]
     pub read: Option<ReadPolicy>,
+    /// Presses that may be applied later with [`Session::compress`]: what they need is gathered while the text is read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub watch: Vec<PressSpec>,
 }
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        SessionOptions { kv_type: KvTypes::F16, kv_rotate: None, policy: None, prefill_chunk: 512, read: None }
+        SessionOptions {
+            kv_type: KvTypes::F16,
+            kv_rotate: None,
+            policy: None,
+            prefill_chunk: 512,
+            watch: Vec::new(),
+            read: None,
+        }
     }
+}
+
+/// What a compression did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Compression {
+    /// Slots evicted, over all heads.
+    pub evicted: u64,
+    /// Bytes of pages and metadata before.
+    pub before_bytes: u64,
+    /// And after.
+    pub after_bytes: u64,
 }
 
 /// Which rows of logits a call returns.
@@ -66,6 +91,7 @@ pub struct Session {
     cache: KvCache,
     plan: Option<Plan>,
     reader: Option<Reader>,
+    watch: Watch,
     scratch: Box<Scratch>,
     history: Vec<u32>,
     prefilled: bool,
@@ -95,12 +121,18 @@ impl Session {
         let cache = KvCache::new(model.config(), options.kv_type, options.kv_rotate);
         let plan = options.policy.as_ref().map(|p| Plan::compile(p, model.config(), &cache)).transpose()?;
         let reader = options.read.clone().map(Reader::new);
+        let mut watched = plan.iter().map(|p| p.press().clone()).collect::<Vec<_>>();
+        for press in &options.watch {
+            watched.push(press.build()?);
+        }
+        let watch = Watch::new(watched, model.config());
         Ok(Session {
             model,
             options,
             cache,
             plan,
             reader,
+            watch,
             scratch: Box::default(),
             history: Vec::new(),
             prefilled: false,
@@ -191,32 +223,36 @@ impl Session {
         if let Some(&id) = ids.iter().find(|&&id| id as usize >= config.vocab) {
             return Err(EngineError::TokenId { id, vocab: config.vocab });
         }
-        let needed = self.history.len() + ids.len();
+        let needed = self.next_position() + ids.len();
         if needed > config.context {
             return Err(EngineError::ContextExceeded { needed, limit: config.context });
         }
         Ok(())
     }
 
-    /// Most slots that a head of a pressed layer holds.
-    fn longest_pressed(&self) -> usize {
-        let Some(plan) = &self.plan else { return 0 };
-        self.cache
-            .layers()
-            .iter()
-            .enumerate()
-            .filter(|(layer, cache)| !plan.is_skipped(*layer) && cache.window().is_none())
-            .map(|(_, cache)| cache.max_len())
-            .max()
-            .unwrap_or(0)
+    /// Position of the next token: tokens seen, whatever was evicted, but for presses that renumber.
+    pub fn next_position(&self) -> usize {
+        self.history.len() - self.plan.as_ref().map_or(0, |plan| plan.counters.moved_down)
     }
 
     /// Remove every slot at or beyond a position.
-    fn take_out(&mut self, seen: usize) {
+    fn take_out(&mut self, position: usize) {
         for layer in 0..self.model.config().layers {
             for head in self.cache.layer_mut(layer).heads_mut() {
-                let keep = head.positions().partition_point(|&p| (p as usize) < seen);
+                let keep = head.positions().partition_point(|&p| (p as usize) < position);
                 head.truncate(keep);
+            }
+        }
+        self.watch.truncate(position);
+    }
+
+    /// A press that acts once has had what it needed: stop gathering, and let go of it.
+    fn forget_what_no_press_will_read(&mut self) {
+        let done = self.plan.as_ref().is_some_and(|plan| !plan.acts_later());
+        if done && self.options.watch.is_empty() && !self.watch.is_idle() {
+            self.watch = Watch::new(Vec::new(), self.model.config());
+            for layer in 0..self.model.config().layers {
+                self.cache.layer_mut(layer).heads_mut().iter_mut().for_each(HeadCache::drop_columns);
             }
         }
     }
@@ -265,6 +301,7 @@ impl Session {
             cache: self.cache.fork(),
             plan,
             reader,
+            watch: self.watch.fork(),
             scratch: Box::default(),
             history: self.history.clone(),
             prefilled: self.prefilled,
@@ -281,7 +318,7 @@ impl Session {
         if seen > self.seen() {
             return Err(EngineError::RewindForward { to: seen, seen: self.seen() });
         }
-        if let Some(evicted_at) = self.plan.as_ref().and_then(|p| p.last_eviction).max(self.own_eviction)
+        if let Some(evicted_at) = self.plan.as_ref().and_then(|p| p.counters.last_eviction).max(self.own_eviction)
             && seen < evicted_at
         {
             return Err(EngineError::RewindPastEviction { to: seen, evicted_at });
@@ -296,7 +333,8 @@ impl Session {
                 break; // an empty session needs nothing of the past
             }
         }
-        self.take_out(seen);
+        let position = seen - (self.seen() - self.next_position()).min(seen);
+        self.take_out(position);
         self.history.truncate(seen);
         if seen == 0 {
             self.prefilled = false;
@@ -305,11 +343,69 @@ impl Session {
         Ok(())
     }
 
-    /// Scores that the session's press gives the slots of one head now, as its next action would see them.
-    pub fn press_scores(&self, layer: usize, head: usize) -> Option<Result<Vec<f32>, EngineError>> {
-        let plan = self.plan.as_ref()?;
-        let at = PressPoint { layer, head, seen: self.seen() };
-        Some(plan.scores(at, &self.cache.layers()[layer]))
+    /// Scores that a policy's press gives the slots of a layer now, one row a head, as [`compress`](Self::compress)
+    /// would see them; with the slots that stay whatever their score.
+    ///
+    /// Errors: as `compress`, and a layer that does not exist.
+    pub fn press_scores(&self, layer: usize, policy: &Policy) -> Result<(Scores, Protect), EngineError> {
+        let plan = self.plan_for(policy)?;
+        let cache = self.cache.layers().get(layer).ok_or_else(|| EngineError::Setting {
+            field: "layer",
+            value: layer.to_string(),
+            allowed: format!("0 to {}", self.cache.layers().len() - 1),
+        })?;
+        let scores = plan.scores(layer, cache, &self.now(), &self.watch.layers()[layer])?;
+        Ok((scores, plan.protects(self.seen())))
+    }
+
+    /// The plan of a policy that is applied to the cache as it stands.
+    fn plan_for(&self, policy: &Policy) -> Result<Plan, EngineError> {
+        let mut plan = Plan::compile(policy, self.model.config(), &self.cache)?;
+        if let Some(old) = &self.plan {
+            plan.inherit(old);
+        }
+        let needs = plan.press().needs();
+        if !self.watch.has(&needs) {
+            return Err(EngineError::Press {
+                press: policy.press.to_string(),
+                why: format!(
+                    "it needs {}, which this session did not gather while it read: name the press in `watch` when the session is made",
+                    needs.words()
+                ),
+            });
+        }
+        Ok(plan)
+    }
+
+    fn now(&self) -> Now<'_> {
+        Now {
+            model: &self.model,
+            seen: self.history.len(),
+            moment: Moment::PrefillEnd,
+            long_rope: self.long_rope.unwrap_or(false),
+        }
+    }
+
+    /// Press the cache as it stands, whatever the schedule; the policy goes on from here (its decode schedule, if it
+    /// has one). Made for forks of one dense session: read a text once, try every press on it.
+    ///
+    /// Errors: a policy that this model cannot carry out, a press whose needs were not gathered (name it in
+    /// [`SessionOptions::watch`]).
+    pub fn compress(&mut self, policy: &Policy) -> Result<Compression, EngineError> {
+        let mut plan = self.plan_for(policy)?;
+        let (before, evicted) = (self.cache.bytes(), plan.counters.evicted);
+        let now = Now {
+            model: &self.model,
+            seen: self.history.len(),
+            moment: Moment::PrefillEnd,
+            long_rope: self.long_rope.unwrap_or(false),
+        };
+        plan.act_now(&mut self.cache, &now, &self.watch)?;
+        let after = self.cache.bytes();
+        let evicted = plan.counters.evicted - evicted;
+        self.plan = Some(plan);
+        self.options.policy = Some(policy.clone());
+        Ok(Compression { evicted, before_bytes: (before.0 + before.1) as u64, after_bytes: (after.0 + after.1) as u64 })
     }
 
     /// Write the session to a file, bound to its model and policy; see [`Session::restore`].

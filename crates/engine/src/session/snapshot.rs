@@ -12,16 +12,17 @@ use meden_files::AtomicFile;
 use meden_files::hash::Hash;
 use serde::{Deserialize, Serialize};
 
+use super::gathered::{self, GatheredHeader};
 use super::{Session, SessionOptions};
 use crate::cache::head::{Column, HeadCache};
 use crate::error::EngineError;
 use crate::model::Model;
+use crate::press::plan::Counters;
+use crate::press::watch::LayerState;
 use crate::read::{ReadStats, Reader};
 
 const MAGIC: &[u8; 8] = b"MEDENKV1";
 const CHECKSUM: usize = 32;
-/// Columns that the engine knows how to name again.
-const KNOWN_COLUMNS: [&str; 0] = [];
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,15 +39,11 @@ struct Header {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     read: Option<ReadStats>,
     #[serde(default)]
+    acted: Vec<usize>,
+    #[serde(default)]
+    gathered: Vec<GatheredHeader>,
+    #[serde(default)]
     note: serde_json::Value,
-}
-
-#[derive(Serialize, Deserialize, Default)]
-struct Counters {
-    runs: u64,
-    evicted: u64,
-    last_eviction: Option<usize>,
-    held_by_protection: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -75,12 +72,9 @@ pub(super) fn save(session: &Session, path: &Path, note: &serde_json::Value) -> 
         prefilled: session.prefilled,
         long_rope: session.long_rope,
         own_eviction: session.own_eviction,
-        counters: plan.map_or_else(Counters::default, |p| Counters {
-            runs: p.runs,
-            evicted: p.evicted,
-            last_eviction: p.last_eviction,
-            held_by_protection: p.held_by_protection,
-        }),
+        counters: plan.map_or_else(Counters::default, |p| p.counters.clone()),
+        acted: plan.map_or_else(Vec::new, |p| p.acted().to_vec()),
+        gathered: session.watch.layers().iter().map(GatheredHeader::of).collect(),
         heads: heads
             .clone()
             .map(|h| HeadHeader {
@@ -94,11 +88,16 @@ pub(super) fn save(session: &Session, path: &Path, note: &serde_json::Value) -> 
     };
     let json = serde_json::to_vec(&header).map_err(|error| refuse(path, error.to_string()))?;
     let mut file = AtomicFile::create(path)?;
-    write(&mut file, &json, heads).map_err(io)?;
+    write(&mut file, &json, heads, session.watch.layers()).map_err(io)?;
     Ok(file.commit()?)
 }
 
-fn write<'a>(file: &mut AtomicFile, json: &[u8], heads: impl Iterator<Item = &'a HeadCache>) -> std::io::Result<()> {
+fn write<'a>(
+    file: &mut AtomicFile,
+    json: &[u8],
+    heads: impl Iterator<Item = &'a HeadCache>,
+    gathered: &[LayerState],
+) -> std::io::Result<()> {
     let mut out = Hashing { out: file, hash: Hash::sha256() };
     out.write_all(MAGIC)?;
     out.write_all(&(json.len() as u64).to_le_bytes())?;
@@ -112,6 +111,9 @@ fn write<'a>(file: &mut AtomicFile, json: &[u8], heads: impl Iterator<Item = &'a
         for page in head.pages() {
             out.write_all(page)?;
         }
+    }
+    for layer in gathered {
+        gathered::write(layer, &mut out)?;
     }
     let sum = out.hash.bytes();
     out.out.write_all(&sum)
@@ -158,11 +160,12 @@ pub(super) fn restore(model: Arc<Model>, path: &Path) -> Result<(Session, serde_
     if let (Some(reader), Some(stats)) = (session.reader.as_mut(), header.read) {
         reader.set_stats(stats);
     }
+    if header.counters.moved_down > session.history.len() {
+        return Err(refuse(path, "its positions were moved further down than tokens were seen"));
+    }
     if let Some(plan) = session.plan.as_mut() {
-        plan.runs = header.counters.runs;
-        plan.evicted = header.counters.evicted;
-        plan.last_eviction = header.counters.last_eviction;
-        plan.held_by_protection = header.counters.held_by_protection;
+        plan.counters = header.counters;
+        plan.restore_acted(&header.acted);
     }
     let vocab = session.model.config().vocab;
     if session.history.iter().any(|&id| id as usize >= vocab) {
@@ -194,22 +197,25 @@ pub(super) fn restore(model: Arc<Model>, path: &Path) -> Result<(Session, serde_
             head.load(&pages, positions, norms, columns);
         }
     }
+    if !header.gathered.is_empty() && header.gathered.len() != session.model.config().layers {
+        return Err(refuse(path, "what was gathered for the press is of another number of layers"));
+    }
+    for (state, entry) in session.watch.layers_mut().iter_mut().zip(&header.gathered) {
+        *state = entry.read(&mut file, length).map_err(|why| refuse(path, why))?;
+    }
+    if session.prefilled {
+        session.forget_what_no_press_will_read();
+    }
     Ok((session, header.note))
 }
 
 fn read_columns(entry: &HeadHeader, file: &mut impl Read, path: &Path) -> Result<Vec<Column>, EngineError> {
     let mut columns = Vec::with_capacity(entry.columns.len());
     for name in &entry.columns {
-        let name = KNOWN_COLUMNS.into_iter().find(|known| known == name).ok_or_else(|| {
-            refuse(
-                path,
-                format!("it holds a column `{name}` that this version does not know; use the version that saved it"),
-            )
-        })?;
         let mut values = vec![0f32; entry.slots];
         file.read_exact(bytemuck::cast_slice_mut(&mut values))
             .map_err(|error| refuse(path, format!("cannot be read: {error}")))?;
-        columns.push(Column { name, values });
+        columns.push(Column { name: name.clone().into(), values });
     }
     Ok(columns)
 }

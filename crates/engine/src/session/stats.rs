@@ -32,8 +32,8 @@ impl Session {
             dense_bytes,
             peak_page_bytes: (self.cache.slab().peak_pages() * self.cache.slab().page_bytes()) as u64,
             effective_ratio: if dense_bytes == 0 { 0.0 } else { 1.0 - kv_bytes as f64 / dense_bytes as f64 },
-            presses_run: self.plan.as_ref().map_or(0, |p| p.runs),
-            evicted: self.plan.as_ref().map_or(0, |p| p.evicted),
+            presses_run: self.plan.as_ref().map_or(0, |p| p.counters.runs),
+            evicted: self.plan.as_ref().map_or(0, |p| p.counters.evicted),
             read: self.reader.as_ref().map(Reader::stats),
             notes: self.notes(),
             layers,
@@ -60,7 +60,11 @@ impl Session {
         let config = self.model.config();
         if let (Some(plan), true) = (&self.plan, self.seen() > 0) {
             let name = plan.policy.press.name();
-            if plan.runs == 0 {
+            if plan.counters.runs == 0 && plan.press().own_budget() {
+                let asked =
+                    if plan.counters.asked == 0 { "it was not its turn yet" } else { "its own rule kept everything" };
+                notes.push(format!("press {name} evicted nothing of {} tokens: {asked}", self.seen()));
+            } else if plan.counters.runs == 0 {
                 notes.push(format!(
                     "press {name} evicted nothing: {} tokens seen, the budget is {} tokens a layer",
                     self.seen(),
@@ -70,7 +74,7 @@ impl Session {
             if plan.unbounded() {
                 notes.push("skipped layers grow with the text: this cache is not bounded".to_string());
             }
-            if plan.held_by_protection {
+            if plan.counters.held_by_protection {
                 notes.push(format!(
                     "{} sinks and {} recents were more than the budget of {} left at some point; they were kept",
                     plan.policy.sinks, plan.policy.recents, plan.policy.budget

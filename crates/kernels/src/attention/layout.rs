@@ -127,6 +127,18 @@ impl PageLayout {
         self.value.write(page, slot, value);
     }
 
+    /// Converts and stores the key of one slot. Panics like [`write`](Self::write).
+    pub fn write_key(&self, page: &mut [u8], slot: usize, key: &[f32]) {
+        self.check(slot);
+        self.key.write(page, slot, key);
+    }
+
+    /// Converts and stores the value of one slot. Panics like [`write`](Self::write).
+    pub fn write_value(&self, page: &mut [u8], slot: usize, value: &[f32]) {
+        self.check(slot);
+        self.value.write(page, slot, value);
+    }
+
     /// Reads one key back; `out` has `key_dim` values. Panics like [`write`](Self::write).
     pub fn read_key(&self, page: &[u8], slot: usize, out: &mut [f32]) {
         self.check(slot);

@@ -14,23 +14,24 @@ pub struct CacheArgs {
     /// Keep the cache within a budget: tokens a layer (512), a share of the tokens read (25%), or bytes (8MiB)
     #[arg(long, value_name = "BUDGET")]
     pub kv_budget: Option<Budget>,
-    /// What decides which tokens stay: knorm (default), knorm_high, random, streaming_llm, or JSON with parameters
-    #[arg(long, value_name = "PRESS", requires = "kv_budget")]
+    /// What decides which tokens stay: a name (knorm is the default; `meden kv presses` lists all), a name with
+    /// parameters such as snapkv(window_size=32) or adakv(snapkv), or JSON
+    #[arg(long, value_name = "PRESS")]
     pub press: Option<PressSpec>,
     /// When the press acts [default: prefill_chunk:256,decode_every:32]
-    #[arg(long, value_name = "WHEN", requires = "kv_budget")]
+    #[arg(long, value_name = "WHEN")]
     pub schedule: Option<Schedule>,
     /// Layers that are left alone, as in 0,1, or none [default: what the press's paper says]
-    #[arg(long, value_name = "LAYERS", requires = "kv_budget", value_parser = parse_layers)]
+    #[arg(long, value_name = "LAYERS", value_parser = parse_layers)]
     pub skip_layers: Option<Layers>,
     /// A skipped layer that outgrows the budget keeps its ends (window), or grows without bound (grow)
-    #[arg(long, value_name = "window|grow", requires = "kv_budget")]
+    #[arg(long, value_name = "window|grow")]
     pub skip_overflow: Option<SkipOverflow>,
     /// First tokens that always stay [default: 4]
-    #[arg(long, value_name = "N", requires = "kv_budget")]
+    #[arg(long, value_name = "N")]
     pub sinks: Option<usize>,
     /// Newest tokens that always stay [default: 64]
-    #[arg(long, value_name = "N", requires = "kv_budget")]
+    #[arg(long, value_name = "N")]
     pub recents: Option<usize>,
     /// Take press, budget and schedule from a JSON file instead
     #[arg(long, value_name = "FILE", conflicts_with = "kv_budget")]
@@ -71,12 +72,51 @@ impl CacheArgs {
             policy: self.to_policy()?,
             prefill_chunk: self.prefill_chunk,
             read: self.read.clone(),
+            ..SessionOptions::default()
         })
+    }
+
+    /// The budget: what was said, or the press's own where it decides by itself.
+    fn budget(&self) -> anyhow::Result<Option<Budget>> {
+        if self.kv_budget.is_some() {
+            return Ok(self.kv_budget);
+        }
+        if let Some(press) = &self.press
+            && press.build()?.own_budget()
+        {
+            return Ok(Some(Budget::Press));
+        }
+        match self.named() {
+            Some(flag) => Err(crate::exit::failure(
+                crate::exit::Exit::Usage,
+                format!("{flag} needs --kv-budget: a share such as 25%, tokens such as 512, or bytes such as 8MiB"),
+            )),
+            None => Ok(None),
+        }
+    }
+
+    /// The first flag that says something about a policy.
+    fn named(&self) -> Option<&'static str> {
+        let named = [
+            ("--press", self.press.is_some()),
+            ("--schedule", self.schedule.is_some()),
+            ("--skip-layers", self.skip_layers.is_some()),
+            ("--skip-overflow", self.skip_overflow.is_some()),
+            ("--sinks", self.sinks.is_some()),
+            ("--recents", self.recents.is_some()),
+        ];
+        named.iter().find(|(_, given)| *given).map(|(flag, _)| *flag)
     }
 
     /// The compression policy, `None` where no budget was given.
     pub fn to_policy(&self) -> anyhow::Result<Option<Policy>> {
         if let Some(path) = &self.policy {
+            if let Some(flag) = self.named() {
+                return Err(crate::exit::failure(
+                    crate::exit::Exit::Usage,
+                    format!("{flag} would be ignored beside --policy: write it into {}", path.display()),
+                ));
+            }
             let text = std::fs::read_to_string(path)
                 .with_context(|| format!("{}: cannot read the policy file", path.display()))
                 .map_err(|e| crate::exit::failure(crate::exit::Exit::BadFile, crate::exit::one_line(&e)))?;
@@ -91,10 +131,10 @@ impl CacheArgs {
             })?;
             return Ok(Some(policy));
         }
-        let Some(budget) = self.kv_budget else {
+        let Some(budget) = self.budget()? else {
             return Ok(None);
         };
-        let press = self.press.clone().unwrap_or(PressSpec::Knorm {});
+        let press = self.press.clone().unwrap_or(PressSpec::knorm());
         let mut policy = Policy::new(press, budget);
         policy.schedule = self.schedule.unwrap_or(policy.schedule);
         policy.skip_layers = self.skip_layers.clone().map(|l| l.0);

@@ -53,7 +53,7 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
         let spec: SideSpec = serde_json::from_str(spec).map_err(|e| usage(format!("--side: {e}")))?;
         return side::run(&spec);
     }
-    let policy = args.cache.to_policy()?.unwrap_or_else(|| Policy::new(PressSpec::Knorm {}, DEFAULT_BUDGET));
+    let policy = args.cache.to_policy()?.unwrap_or_else(|| Policy::new(PressSpec::knorm(), DEFAULT_BUDGET));
     let path = load::find(&args.model.model, global.quiet)?;
     let task = Task::new(args.depth);
     let spec = |policy: Option<Policy>| SideSpec {

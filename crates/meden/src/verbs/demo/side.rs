@@ -142,6 +142,7 @@ pub fn run(spec: &SideSpec) -> anyhow::Result<Exit> {
         policy: spec.policy.clone(),
         prefill_chunk: spec.prefill_chunk,
         read: spec.read.clone(),
+        ..SessionOptions::default()
     };
     let task = Task::new(spec.depth);
     let opened = load::open(&args, true)?;

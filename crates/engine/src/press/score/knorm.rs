@@ -4,12 +4,18 @@
 //! EMNLP 2024, arXiv 2406.11430. The sign is a famous trap: low norms are kept, because low-norm keys receive high
 //! attention later. Norms come from the f32 key at append, so the choice does not depend on the cache's type.
 
-use super::{Needs, Press, PressPoint};
-use crate::cache::head::HeadCache;
+use serde::{Deserialize, Serialize};
+
 use crate::error::EngineError;
+use crate::press::spec::ready;
+use crate::press::{LayerView, Needs, Press, Scores};
 
 /// The paper's press.
-pub struct Knorm;
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Knorm {}
+
+ready!(Knorm);
 
 impl Press for Knorm {
     fn name(&self) -> &'static str {
@@ -20,8 +26,8 @@ impl Press for Knorm {
         Needs { key_norms: true, ..Needs::default() }
     }
 
-    fn score(&self, _: PressPoint, head: &HeadCache, out: &mut [f32]) -> Result<(), EngineError> {
-        out.iter_mut().zip(head.norms()).for_each(|(score, norm)| *score = -norm);
+    fn score(&self, layer: &LayerView<'_>, scores: &mut Scores) -> Result<(), EngineError> {
+        scores.each(layer, |_, head, row| row.iter_mut().zip(head.norms()).for_each(|(s, norm)| *s = -norm));
         Ok(())
     }
 }

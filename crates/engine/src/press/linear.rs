@@ -1,0 +1,100 @@
+//! The little linear algebra that presses need: a Cholesky factor, and products with the model's own kernels.
+
+use meden_kernels::matmul::{Activations, Matrix, matmul};
+
+use super::view::LayerView;
+use crate::error::EngineError;
+
+/// A lower Cholesky factor of a symmetric matrix `(n, n)`, or `None` where it is not positive definite.
+pub fn cholesky(matrix: &[f64], n: usize) -> Option<Vec<f64>> {
+    let mut l = vec![0.0; n * n];
+    for i in 0..n {
+        for j in 0..=i {
+            let dot: f64 = (0..j).map(|k| l[i * n + k] * l[j * n + k]).sum();
+            let rest = matrix[i * n + j] - dot;
+            if i == j {
+                if rest.is_nan() || rest <= 0.0 {
+                    return None;
+                }
+                l[i * n + i] = rest.sqrt();
+            } else {
+                l[i * n + j] = rest / l[j * n + j];
+            }
+        }
+    }
+    Some(l)
+}
+
+/// `|L⁻¹ x|²`, which is `xᵀ (L Lᵀ)⁻¹ x`.
+pub fn inverse_form(l: &[f64], x: &mut [f64]) -> f64 {
+    let n = x.len();
+    let mut sum = 0.0;
+    for i in 0..n {
+        let dot: f64 = (0..i).map(|k| l[i * n + k] * x[k]).sum();
+        x[i] = (x[i] - dot) / l[i * n + i];
+        sum += x[i] * x[i];
+    }
+    sum
+}
+
+/// `rows (m, k) x matrixᵀ` on the model's kernels, for a matrix `(n, k)` in f32: `(m, n)`.
+pub fn product(layer: &LayerView<'_>, rows: &[f32], matrix: Vec<f32>, k: usize) -> Result<Vec<f32>, EngineError> {
+    let n = matrix.len() / k;
+    let matrix = Matrix::from_f32(n, k, matrix, layer.model.isa())?;
+    let mut out = vec![0.0; rows.len() / k * n];
+    let mut activations = Activations::new();
+    activations.set(layer.model.pool(), rows, k, layer.model.isa());
+    matmul(layer.model.pool(), &activations, &matrix, &mut out)?;
+    Ok(out)
+}
+
+/// The norm of what each value adds to the stream, `|Wo_h v_j|` with p = 1 or 2, averaged over the query heads of the
+/// kv head: one row a kv head.
+pub fn projected_norms(layer: &LayerView<'_>, p: u32) -> Result<Vec<Vec<f32>>, EngineError> {
+    let c = layer.config();
+    let (dim, hidden, group) = (c.head_dim, c.hidden, c.group());
+    let output = &layer.model.blocks[layer.layer].attention.o.weight; // (hidden, q_heads * head_dim)
+    let mut whole = vec![0f32; hidden * output.cols()];
+    for (r, row) in whole.chunks_exact_mut(output.cols()).enumerate() {
+        output.row(r, row);
+    }
+    let mut norms = Vec::with_capacity(layer.heads.len());
+    for (number, head) in layer.heads.iter().enumerate() {
+        let values = head.values();
+        let mut row = vec![0f32; head.len()];
+        for q_head in number * group..(number + 1) * group {
+            let slice: Vec<f32> =
+                whole.chunks_exact(output.cols()).flat_map(|r| &r[q_head * dim..(q_head + 1) * dim]).copied().collect();
+            let matrix = Matrix::from_f32(hidden, dim, slice, layer.model.isa())?;
+            let mut activations = Activations::new();
+            // a few hundred tokens at a time: (tokens, hidden) floats are never held for the whole text
+            for (block, out) in values.chunks(256 * dim).zip(row.chunks_mut(256)) {
+                activations.set(layer.model.pool(), block, dim, layer.model.isa());
+                let mut projected = vec![0f32; out.len() * hidden];
+                matmul(layer.model.pool(), &activations, &matrix, &mut projected)?;
+                for (norm, added) in out.iter_mut().zip(projected.chunks_exact(hidden)) {
+                    let sum = match p {
+                        1 => added.iter().map(|x| x.abs()).sum::<f32>(),
+                        _ => added.iter().map(|x| x * x).sum::<f32>().sqrt(),
+                    };
+                    *norm += sum / group as f32;
+                }
+            }
+        }
+        norms.push(row);
+    }
+    Ok(norms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cholesky_factor_solves_its_matrix() {
+        let l = cholesky(&[4.0, 2.0, 2.0, 3.0], 2).unwrap();
+        // inverse of [[4, 2], [2, 3]] is [[3, -2], [-2, 4]] / 8
+        assert!((inverse_form(&l, &mut [1.0, 1.0]) - 3.0 / 8.0).abs() < 1e-12);
+        assert!(cholesky(&[1.0, 2.0, 2.0, 1.0], 2).is_none());
+    }
+}

@@ -1,0 +1,1 @@
+//! Presses that decide by their own logic what stays, rather than by a score and a budget.

@@ -1,0 +1,336 @@
+//! The presses as data: one enum, tagged by `kind`, the same in files, flags and over HTTP.
+//!
+//! On the command line a press is a name (`knorm`), a name with parameters or a wrapped press in parentheses
+//! (`snapkv(window_size=32)`, `adakv(snapkv)`, `chunk(knorm, chunk_length=512)`), or the JSON of a file
+//! (`{"kind": "knorm"}`).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::registry::{self, PressInfo};
+use super::{Press, score, wrap};
+use crate::error::EngineError;
+
+/// One tensor of a safetensors file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TensorRef {
+    /// The file.
+    pub file: PathBuf,
+    /// Name of the tensor.
+    pub tensor: String,
+}
+
+/// Every press with its parameters.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum PressSpec {
+    /// Keep the keys of lowest L2 norm (arXiv 2406.11430).
+    Knorm(score::knorm::Knorm),
+    /// Keep the keys of highest L2 norm: a control, expected to be bad.
+    KnormHigh(score::knorm_high::KnormHigh),
+    /// Keep at random: a control.
+    Random(score::random::Random),
+    /// Keep the first tokens and the newest (arXiv 2309.17453).
+    StreamingLlm(score::streaming_llm::StreamingLlm),
+    /// Keep keys unlike the mean key (arXiv 2504.15364).
+    Keydiff(score::keydiff::KeyDiff),
+    /// Keep what spreads wide relative to the next partition (arXiv 2504.04704).
+    Lagkv(score::lagkv::LagKv),
+    /// Keep where local key and value energy is high (arXiv 2509.15038).
+    Cur(score::cur::Cur),
+    /// Keep what the last queries attend to (arXiv 2404.14469).
+    Snapkv(score::snapkv::SnapKv),
+    /// Keep what the last query attends to (arXiv 2401.06104).
+    Tova(score::tova::Tova),
+    /// Keep what received most attention per query (arXiv 2306.14048, as kvpress has it).
+    ObservedAttention(score::observed_attention::ObservedAttention),
+    /// Heavy hitters and the newest, half each (arXiv 2306.14048).
+    H2o(score::h2o::H2o),
+    /// Keep what Gaussian future queries will attend to (arXiv 2510.00636).
+    ExpectedAttention(score::expected_attention::ExpectedAttention),
+    /// Keep keys of high leverage (arXiv 2507.08143).
+    LeverageScore(score::leverage_score::LeverageScore),
+    /// Keep what its own chunk attends to (arXiv 2507.08143).
+    NonCausalAttention(score::non_causal_attention::NonCausalAttention),
+    /// Leverage and chunk attention, blended (arXiv 2507.08143).
+    Compactor(score::compactor::Compactor),
+    /// SnapKV with budgets that shrink with depth (arXiv 2406.02069).
+    Pyramidkv(score::pyramidkv::PyramidKv),
+    /// One pool of slots for the heads of a layer (arXiv 2407.11550).
+    Adakv(wrap::adakv::AdaKv),
+    /// One pool of slots for all layers and heads.
+    Pooled(wrap::pooled::Pooled),
+    /// Half by score, half weighted by the projected value (arXiv 2502.03805).
+    Criticalkv(wrap::criticalkv::CriticalKv),
+    /// Counts of AdaKV, choice of CriticalKV (arXiv 2502.03805).
+    Criticaladakv(wrap::criticaladakv::CriticalAdaKv),
+    /// The same share of every chunk.
+    Chunk(wrap::chunk::Chunk),
+    /// Chunks stay or go whole (arXiv 2502.00299).
+    Chunkkv(wrap::chunkkv::ChunkKv),
+    /// Choose again after each block (arXiv 2504.15364).
+    Block(wrap::block::Block),
+    /// Rotate what stays to positions 0, 1, ….
+    KeyRerotation(wrap::key_rerotation::KeyRerotation),
+}
+
+/// Calls `$call` with the parameters of whichever press it is.
+macro_rules! of_each {
+    ($spec:expr, $p:ident => $call:expr) => {
+        match $spec {
+            PressSpec::Knorm($p) => $call,
+            PressSpec::KnormHigh($p) => $call,
+            PressSpec::Random($p) => $call,
+            PressSpec::StreamingLlm($p) => $call,
+            PressSpec::Keydiff($p) => $call,
+            PressSpec::Lagkv($p) => $call,
+            PressSpec::Cur($p) => $call,
+            PressSpec::Snapkv($p) => $call,
+            PressSpec::Tova($p) => $call,
+            PressSpec::ObservedAttention($p) => $call,
+            PressSpec::H2o($p) => $call,
+            PressSpec::ExpectedAttention($p) => $call,
+            PressSpec::LeverageScore($p) => $call,
+            PressSpec::NonCausalAttention($p) => $call,
+            PressSpec::Compactor($p) => $call,
+            PressSpec::Pyramidkv($p) => $call,
+            PressSpec::Adakv($p) => $call,
+            PressSpec::Pooled($p) => $call,
+            PressSpec::Criticalkv($p) => $call,
+            PressSpec::Criticaladakv($p) => $call,
+            PressSpec::Chunk($p) => $call,
+            PressSpec::Chunkkv($p) => $call,
+            PressSpec::Block($p) => $call,
+            PressSpec::KeyRerotation($p) => $call,
+        }
+    };
+}
+
+/// How parameters become a press: checked, files read.
+pub(crate) trait Build {
+    /// The press.
+    ///
+    /// Errors: a parameter out of range, a file that cannot be used.
+    fn build(&self) -> Result<Arc<dyn Press>, EngineError>;
+
+    /// The press inside, for wrappers.
+    fn inner(&self) -> Option<&PressSpec> {
+        None
+    }
+}
+
+/// A press whose parameters are the press itself, with nothing to check.
+macro_rules! ready {
+    ($press:ty) => {
+        impl crate::press::spec::Build for $press {
+            fn build(&self) -> Result<std::sync::Arc<dyn crate::press::Press>, crate::error::EngineError> {
+                Ok(std::sync::Arc::new(self.clone()))
+            }
+        }
+    };
+}
+pub(crate) use ready;
+
+/// A parameter that a press cannot take.
+pub(crate) fn bad(press: &str, field: &str, value: impl std::fmt::Display, allowed: &str) -> EngineError {
+    EngineError::Press { press: press.to_string(), why: format!("parameter `{field}` is {value}, allowed: {allowed}") }
+}
+
+impl PressSpec {
+    /// The default press.
+    pub fn knorm() -> PressSpec {
+        PressSpec::Knorm(score::knorm::Knorm {})
+    }
+
+    /// The name on the command line.
+    pub fn name(&self) -> &'static str {
+        self.info().name
+    }
+
+    /// Its line in the registry.
+    pub fn info(&self) -> &'static PressInfo {
+        let kind = serde_json::to_value(self).ok();
+        let name = kind.as_ref().and_then(|v| v["kind"].as_str()).unwrap_or_default();
+        registry::find(name).unwrap_or(&registry::REGISTRY[0])
+    }
+
+    /// The press itself.
+    ///
+    /// Errors: a parameter out of range, a file that cannot be used.
+    pub fn build(&self) -> Result<Arc<dyn Press>, EngineError> {
+        of_each!(self, p => p.build())
+    }
+
+    /// The press inside a wrapper.
+    pub fn inner(&self) -> Option<&PressSpec> {
+        of_each!(self, p => p.inner())
+    }
+
+    /// The press that scores, whatever wraps it.
+    pub fn scorer(&self) -> &PressSpec {
+        self.inner().map_or(self, PressSpec::scorer)
+    }
+
+    /// A press with the parameters it has when nothing is said.
+    pub fn by_name(name: &str) -> Option<PressSpec> {
+        serde_json::from_value(serde_json::json!({ "kind": name })).ok()
+    }
+
+    fn from_value(value: Value, text: &str) -> Result<PressSpec, EngineError> {
+        let refuse = |allowed: String| EngineError::Setting { field: "press", value: text.to_string(), allowed };
+        let kind = value["kind"].as_str().unwrap_or_default().to_string();
+        if registry::find(&kind).is_none() {
+            let names: Vec<_> = registry::REGISTRY.iter().map(|p| p.name).collect();
+            return Err(refuse(format!(
+                "presses are {}; parameters go in parentheses, as in streaming_llm(n_sink=4), or in JSON such as {{\"kind\": \"streaming_llm\", \"n_sink\": 4}}",
+                names.join(", ")
+            )));
+        }
+        serde_json::from_value(value).map_err(|error| {
+            let reason = error.to_string();
+            let reason = reason.split(" at line").next().unwrap_or_default();
+            let known = PressSpec::by_name(&kind).and_then(|p| serde_json::to_string(&p).ok()).unwrap_or_default();
+            refuse(format!("{reason}; `{kind}` with its defaults is {known}"))
+        })
+    }
+}
+
+impl std::str::FromStr for PressSpec {
+    type Err = EngineError;
+    fn from_str(text: &str) -> Result<Self, EngineError> {
+        let text = text.trim();
+        let value = if text.starts_with('{') {
+            serde_json::from_str(text).map_err(|error| EngineError::Setting {
+                field: "press",
+                value: text.to_string(),
+                allowed: format!("JSON such as {{\"kind\": \"knorm\"}} ({error})"),
+            })?
+        } else {
+            short_form(text)?
+        };
+        PressSpec::from_value(value, text)
+    }
+}
+
+/// `name`, `name(key=value, …)` and `name(inner press, key=value, …)` as JSON.
+fn short_form(text: &str) -> Result<Value, EngineError> {
+    let refuse = || EngineError::Setting {
+        field: "press",
+        value: text.to_string(),
+        allowed: "a name, or a name with parameters in parentheses such as snapkv(window_size=32) or adakv(snapkv)"
+            .into(),
+    };
+    let text = text.trim();
+    let Some((name, rest)) = text.split_once('(') else {
+        return Ok(serde_json::json!({ "kind": text }));
+    };
+    let inside = rest.strip_suffix(')').ok_or_else(refuse)?;
+    let mut fields = Map::new();
+    fields.insert("kind".into(), name.trim().into());
+    for part in split_outside(inside).ok_or_else(refuse)? {
+        match part.split_once('=') {
+            Some((key, value)) if !key.contains('(') => {
+                let value = value.trim();
+                let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+                fields.insert(key.trim().into(), value);
+            }
+            _ if fields.contains_key("press") => return Err(refuse()),
+            _ => {
+                fields.insert("press".into(), short_form(part)?);
+            }
+        }
+    }
+    Ok(Value::Object(fields))
+}
+
+/// Split at commas that stand in no parentheses.
+fn split_outside(text: &str) -> Option<Vec<&str>> {
+    let (mut depth, mut first, mut parts) = (0usize, 0, Vec::new());
+    for (at, c) in text.char_indices() {
+        match c {
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth = depth.checked_sub(1)?,
+            ',' if depth == 0 => {
+                parts.push(text[first..at].trim());
+                first = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(text[first..].trim());
+    (depth == 0 && parts.iter().all(|p| !p.is_empty())).then_some(parts)
+}
+
+impl std::fmt::Display for PressSpec {
+    /// The short form, with the parameters that differ from their defaults.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = self.name();
+        let value = serde_json::to_value(self).map_err(|_| std::fmt::Error)?;
+        let usual = PressSpec::by_name(name).and_then(|p| serde_json::to_value(p).ok()).unwrap_or_default();
+        let mut parts = Vec::new();
+        if let Some(inner) = self.inner() {
+            parts.push(inner.to_string());
+        }
+        for (key, value) in value.as_object().into_iter().flatten() {
+            if key != "kind" && key != "press" && usual.get(key) != Some(value) {
+                parts.push(format!("{key}={value}"));
+            }
+        }
+        if parts.is_empty() { f.write_str(name) } else { write!(f, "{name}({})", parts.join(", ")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_of_the_registry_is_a_press_that_builds() {
+        for info in registry::REGISTRY {
+            let spec = PressSpec::by_name(info.name).unwrap_or_else(|| panic!("{}", info.name));
+            assert_eq!(spec.name(), info.name);
+            assert_eq!(spec.build().unwrap().name(), info.name);
+            assert_eq!(spec.to_string().parse::<PressSpec>().unwrap(), spec);
+        }
+    }
+
+    #[test]
+    fn the_short_form_and_json_say_the_same() {
+        for (short, json) in [
+            ("knorm", r#"{"kind": "knorm"}"#),
+            ("snapkv(window_size=32)", r#"{"kind": "snapkv", "window_size": 32}"#),
+            ("adakv(snapkv)", r#"{"kind": "adakv", "press": {"kind": "snapkv"}}"#),
+            (
+                "chunk( keydiff , chunk_length = 7)",
+                r#"{"kind": "chunk", "press": {"kind": "keydiff"}, "chunk_length": 7}"#,
+            ),
+            (
+                "adakv(criticalkv(snapkv(window_size=8)))",
+                r#"{"kind": "adakv", "press": {"kind": "criticalkv", "press": {"kind": "snapkv", "window_size": 8}}}"#,
+            ),
+        ] {
+            let a: PressSpec = short.parse().unwrap();
+            assert_eq!(a, json.parse().unwrap());
+            assert_eq!(a.to_string().parse::<PressSpec>().unwrap(), a);
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_what_would() {
+        for (text, part) in [
+            ("knrom", "presses are knorm"),
+            ("snapkv(windw=3)", "window_size"),
+            ("snapkv(", "parentheses"),
+            ("adakv(snapkv, tova)", "parentheses"),
+            (r#"{"kind": "snapkv", "window_size": -1}"#, "window_size"),
+            (r#"{"kind""#, "JSON"),
+        ] {
+            let error = text.parse::<PressSpec>().unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

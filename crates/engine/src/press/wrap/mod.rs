@@ -1,0 +1,93 @@
+//! Presses around a press: they change its scores, how its slots are shared out, or the keys that stay.
+
+pub mod adakv;
+pub mod block;
+pub mod chunk;
+pub mod chunkkv;
+pub mod criticaladakv;
+pub mod criticalkv;
+pub mod key_rerotation;
+pub(crate) mod pool;
+pub mod pooled;
+
+use std::sync::Arc;
+
+use super::{Press, PressSpec, Scope};
+use crate::error::EngineError;
+
+/// What a wrapper holds when nothing is said.
+pub(crate) fn snapkv() -> Box<PressSpec> {
+    Box::new(PressSpec::Snapkv(super::score::snapkv::SnapKv::default()))
+}
+
+/// The press inside, which has to be one that scores and leaves the choice to others.
+pub(crate) fn scorer(wrapper: &str, inner: &PressSpec) -> Result<Arc<dyn Press>, EngineError> {
+    let refuse = |why: &str| EngineError::Press {
+        press: wrapper.to_string(),
+        why: format!("it cannot hold `{}`, {why}", inner.name()),
+    };
+    let press = inner.build()?;
+    if press.own_budget() {
+        return Err(refuse("which decides itself how much stays"));
+    }
+    if press.scope() == Scope::Cache || press.renumbers() || inner.inner().is_some_and(|_| !keeps_choice(inner)) {
+        return Err(refuse("which chooses by itself what stays; put it outside instead"));
+    }
+    Ok(press)
+}
+
+/// Wrappers that only change scores.
+fn keeps_choice(spec: &PressSpec) -> bool {
+    matches!(spec, PressSpec::Criticalkv(_))
+}
+
+/// Hands methods through to `self.inner`.
+macro_rules! passes_on {
+    ($($method:ident),*) => { $(super::passes_on!(@ $method);)* };
+    (@ needs) => {
+        fn needs(&self) -> crate::press::Needs {
+            self.inner.needs()
+        }
+    };
+    (@ score) => {
+        fn score(&self, layer: &LayerView<'_>, scores: &mut Scores) -> Result<(), EngineError> {
+            self.inner.score(layer, scores)
+        }
+    };
+    (@ protects) => {
+        fn protects(&self, target: usize) -> crate::press::select::Protect {
+            self.inner.protects(target)
+        }
+    };
+    (@ observe) => {
+        fn observe(
+            &self,
+            piece: &crate::press::Piece<'_>,
+            cache: &mut crate::cache::LayerCache,
+            state: &mut crate::press::LayerState,
+        ) -> Result<(), EngineError> {
+            self.inner.observe(piece, cache, state)
+        }
+    };
+    (@ layer_target) => {
+        fn layer_target(&self, share: crate::press::LayerShare) -> usize {
+            self.inner.layer_target(share)
+        }
+    };
+    (@ choose) => {
+        fn choose(
+            &self,
+            layer: &LayerView<'_>,
+            scores: &Scores,
+            protect: crate::press::select::Protect,
+        ) -> Result<crate::press::select::Keep, EngineError> {
+            self.inner.choose(layer, scores, protect)
+        }
+    };
+    (@ only_at_prefill_end) => {
+        fn only_at_prefill_end(&self) -> Option<&'static str> {
+            self.inner.only_at_prefill_end()
+        }
+    };
+}
+pub(crate) use passes_on;
