@@ -9,6 +9,7 @@ use meden_engine::text::{ChatTemplate, TextError, Tokenizer};
 use meden_engine::{Budget, Config, Model, SessionOptions};
 use meden_files::ModelFiles;
 use meden_files::source::{self, ResolveOptions};
+use meden_kernels::attention::PageLayout;
 use meden_report::{human, memory};
 
 use crate::args::ModelArgs;

@@ -18,6 +18,7 @@ pub(crate) struct Part {
 }
 
 impl Part {
+    /// A part at no place yet.
     pub fn new(kind: KvType, dim: usize) -> Part {
         Part { kind, dim, rows: 0, scales: 0 }
     }
@@ -42,7 +43,8 @@ impl Part {
         start..start + self.scale_bytes()
     }
 
-    fn write(&self, page: &mut [u8], slot: usize, values: &[f32]) {
+    /// Converts and stores a row.
+    pub fn write(&self, page: &mut [u8], slot: usize, values: &[f32]) {
         assert_eq!(values.len(), self.dim, "a cached row has {} values", self.dim);
         match self.kind {
             KvType::F32 => write_f32(&mut page[self.row(slot)], values),
@@ -68,7 +70,8 @@ impl Part {
         }
     }
 
-    fn read(&self, page: &[u8], slot: usize, out: &mut [f32]) {
+    /// Reads a row back.
+    pub fn read(&self, page: &[u8], slot: usize, out: &mut [f32]) {
         assert_eq!(out.len(), self.dim, "a cached row has {} values", self.dim);
         let row = &page[self.row(slot)];
         match self.kind {
@@ -102,12 +105,14 @@ impl Part {
         }
     }
 
-    fn copy(&self, from: &[u8], from_slot: usize, to: &mut [u8], to_slot: usize) {
+    /// Copies the stored bytes of a row to another page.
+    pub fn copy(&self, from: &[u8], from_slot: usize, to: &mut [u8], to_slot: usize) {
         to[self.row(to_slot)].copy_from_slice(&from[self.row(from_slot)]);
         to[self.scale_range(to_slot)].copy_from_slice(&from[self.scale_range(from_slot)]);
     }
 
-    fn shift(&self, page: &mut [u8], from_slot: usize, to_slot: usize) {
+    /// Copies the stored bytes of a row within a page.
+    pub fn shift(&self, page: &mut [u8], from_slot: usize, to_slot: usize) {
         page.copy_within(self.row(from_slot), self.row(to_slot).start);
         page.copy_within(self.scale_range(from_slot), self.scale_range(to_slot).start);
     }

@@ -2,7 +2,7 @@
 
 use super::HeadView;
 use super::dots::TILE;
-use super::layout::Part;
+use super::part::Part;
 use super::simd::{Scale, grouped, scale_of};
 use std::arch::x86_64::*;
 use std::ops::Range;

@@ -1,7 +1,7 @@
 //! A tile of the cache in f32, laid out for the block kernels.
 
 use super::block::TILE;
-use super::layout::Part;
+use super::part::Part;
 use super::rows::Walk;
 use super::simd::*;
 use super::{HeadView, KvType};
