@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use meden_engine::press::policy::PrefillSchedule;
 use meden_engine::text::{ChatTemplate, TextError, Tokenizer};
 use meden_engine::{Budget, Config, Model, SessionOptions};
 use meden_files::ModelFiles;
@@ -132,13 +133,15 @@ impl Opened {
 fn cache_bytes(config: &Config, session: &SessionOptions, tokens: usize) -> u64 {
     let layout = PageLayout::new(config.head_dim, config.head_dim, session.kv_type.key, session.kv_type.value);
     let token = (config.layers * config.kv_heads * layout.token_bytes()) as u64;
-    let kept = match session.policy.as_ref().map(|p| p.budget) {
+    // a press that acts once, after the prefill, has the whole text before it
+    let policy = session.policy.as_ref().filter(|p| p.schedule.prefill != PrefillSchedule::End);
+    let kept = match policy.map(|p| p.budget) {
         Some(Budget::Tokens(budget)) => tokens.min(budget + session.prefill_chunk),
         Some(Budget::Ratio(share)) => tokens.min((tokens as f64 * share) as usize + session.prefill_chunk),
         Some(Budget::Bytes(bytes)) => {
             return bytes.min(token * tokens as u64).saturating_add(token * session.prefill_chunk as u64);
         }
-        None => tokens,
+        Some(Budget::Press) | None => tokens,
     };
     token.saturating_mul(kept as u64)
 }
