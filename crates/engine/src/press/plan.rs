@@ -40,6 +40,8 @@ pub(crate) struct Now<'a> {
 pub(crate) struct Plan {
     pub policy: Policy,
     press: Arc<dyn Press>,
+    /// The press is not the policy's: a caller brought it.
+    foreign: bool,
     skipped: Vec<bool>,
     sliding: Vec<bool>,
     full: usize,
@@ -72,8 +74,19 @@ pub(crate) struct Counters {
 impl Plan {
     /// Check a policy against a model. A budget that cannot be met is refused with the smallest that can.
     pub fn compile(policy: &Policy, config: &Config, cache: &KvCache) -> Result<Plan, EngineError> {
-        let press = policy.press.build()?;
-        let adaptivity = policy.press.info().adaptivity;
+        let mut plan = Plan::compile_with(policy, policy.press.build()?, config, cache)?;
+        plan.foreign = false;
+        Ok(plan)
+    }
+
+    /// The same with a press that is not in the registry; the policy's own is not looked at.
+    pub fn compile_with(
+        policy: &Policy,
+        press: Arc<dyn Press>,
+        config: &Config,
+        cache: &KvCache,
+    ) -> Result<Plan, EngineError> {
+        let adaptivity = super::registry::find(press.name()).map_or(Adaptivity::LayersAndHeads, |info| info.adaptivity);
         let refuse = |why: String| EngineError::Press { press: press.name().to_string(), why };
         let sliding: Vec<bool> = config.attention.iter().map(|a| a.window.is_some()).collect();
         let full = sliding.iter().filter(|s| !**s).count();
@@ -132,6 +145,7 @@ impl Plan {
         Ok(Plan {
             policy: policy.clone(),
             press,
+            foreign: true,
             skipped,
             sliding,
             full,
@@ -145,6 +159,19 @@ impl Plan {
     pub fn inherit(&mut self, other: &Plan) {
         self.counters = other.counters.clone();
         self.acted.clone_from(&other.acted);
+    }
+
+    /// Did a caller bring the press?
+    pub fn is_foreign(&self) -> bool {
+        self.foreign
+    }
+
+    /// A plan for a fork of the session.
+    pub fn fork(&self, config: &Config, cache: &KvCache) -> Result<Plan, EngineError> {
+        let mut plan = Plan::compile_with(&self.policy, self.press.clone(), config, cache)?;
+        plan.foreign = self.foreign;
+        plan.inherit(self);
+        Ok(plan)
     }
 
     /// Tokens seen when each layer was last acted on.
@@ -271,7 +298,8 @@ impl Plan {
             }
             return Ok(());
         }
-        if self.press.scope() == Scope::Cache || self.press.needs().replay {
+        // renumbering waits too: a pass that fails half-way must not leave layers at different positions
+        if self.press.scope() == Scope::Cache || self.press.needs().replay || self.press.renumbers() {
             return Ok(());
         }
         self.press_layer(layer, cache, now, state)
@@ -295,14 +323,18 @@ impl Plan {
 
     /// Act on all layers together, once a pass is through; for presses whose decision reaches over layers.
     pub fn act_on_cache(&mut self, cache: &mut KvCache, now: &Now<'_>, watch: &Watch) -> Result<(), EngineError> {
-        if self.press.scope() != Scope::Cache || self.press.needs().replay {
+        if self.press.needs().replay || (self.press.scope() == Scope::Layer && !self.press.renumbers()) {
             return Ok(());
         }
         let due = |l: &usize| !self.sliding[*l] && !self.skipped[*l] && self.due(*l, &cache.layers()[*l], now);
-        if !(0..self.skipped.len()).any(|l| due(&l)) {
+        let due: Vec<usize> = (0..self.skipped.len()).filter(due).collect();
+        if self.press.scope() == Scope::Layer {
+            for layer in due {
+                self.press_layer(layer, cache.layer_mut(layer), now, &watch.layers()[layer])?;
+            }
             return Ok(());
         }
-        self.press_cache(cache, now, watch)
+        if due.is_empty() { Ok(()) } else { self.press_cache(cache, now, watch) }
     }
 
     fn press_cache(&mut self, cache: &mut KvCache, now: &Now<'_>, watch: &Watch) -> Result<(), EngineError> {

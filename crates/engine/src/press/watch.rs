@@ -51,6 +51,8 @@ pub struct LayerState {
     pub queries: RecentQueries,
     /// Running moments of the queries before rotation.
     pub moments: Moments,
+    /// Queries that single presses still wait with, by name.
+    pub waiting: BTreeMap<String, RecentQueries>,
     /// Running state of single presses, by name.
     pub named: BTreeMap<String, Vec<f32>>,
 }
@@ -65,6 +67,18 @@ pub struct RecentQueries {
 }
 
 impl RecentQueries {
+    /// Numbers a query.
+    pub fn width(&self) -> usize {
+        self.rows.len() / self.positions.len().max(1)
+    }
+
+    /// Drop the oldest `count`.
+    pub fn drop_oldest(&mut self, count: usize) {
+        let width = self.width();
+        self.positions.drain(..count);
+        self.rows.drain(..count * width);
+    }
+
     fn push(&mut self, positions: &[u32], rows: &[f32], most: usize) {
         let width = rows.len() / positions.len().max(1);
         let new = positions.len().min(most);
@@ -77,7 +91,7 @@ impl RecentQueries {
     }
 
     fn truncate(&mut self, seen: usize) {
-        let width = self.rows.len() / self.positions.len().max(1);
+        let width = self.width();
         let stay = self.positions.partition_point(|&p| (p as usize) < seen);
         self.positions.truncate(stay);
         self.rows.truncate(stay * width);
@@ -162,6 +176,8 @@ pub(crate) struct Watch {
     watched: Vec<bool>,
     scratch: AttendScratch,
     columns: Vec<Vec<f32>>,
+    /// Something was taken back that sums still count.
+    counts_more: bool,
 }
 
 impl Watch {
@@ -175,7 +191,13 @@ impl Watch {
             watched: config.attention.iter().map(|a| a.window.is_none()).collect(),
             scratch: AttendScratch::default(),
             columns: Vec::new(),
+            counts_more: false,
         }
+    }
+
+    /// Do running sums count tokens that were taken back since?
+    pub fn counts_more(&self) -> bool {
+        self.counts_more
     }
 
     /// Does anything at all have to be gathered?
@@ -223,13 +245,16 @@ impl Watch {
             watched: self.watched.clone(),
             scratch: AttendScratch::default(),
             columns: Vec::new(),
+            counts_more: self.counts_more,
         }
     }
 
     /// Forget what came at or after a position. Sums cannot be taken back: they keep counting what was read.
     pub fn truncate(&mut self, seen: usize) {
+        self.counts_more = seen > 0 && (self.counts_more || self.needs.attention_mass || self.wants_unrotated());
         for layer in &mut self.layers {
             layer.queries.truncate(seen);
+            layer.waiting.values_mut().for_each(|queries| queries.truncate(seen));
             if seen == 0 {
                 *layer = LayerState::default();
             }

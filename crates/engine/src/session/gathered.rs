@@ -15,6 +15,7 @@ pub(super) struct GatheredHeader {
     count: u64,
     sums: usize,
     products: usize,
+    waiting: Vec<(String, usize, usize)>,
     named: Vec<(String, usize)>,
 }
 
@@ -26,6 +27,7 @@ impl GatheredHeader {
             count: layer.moments.count,
             sums: layer.moments.sum.len(),
             products: layer.moments.outer.len(),
+            waiting: layer.waiting.iter().map(|(name, q)| (name.clone(), q.positions.len(), q.rows.len())).collect(),
             named: layer.named.iter().map(|(name, values)| (name.clone(), values.len())).collect(),
         }
     }
@@ -41,6 +43,11 @@ impl GatheredHeader {
             moments: Moments { count: self.count, sum, outer },
             ..LayerState::default()
         };
+        for (name, count, floats) in &self.waiting {
+            let positions = values::<u32>(file, *count, most)?;
+            let rows = values::<f32>(file, *floats, most)?;
+            state.waiting.insert(name.clone(), RecentQueries { rows, positions });
+        }
         for (name, count) in &self.named {
             state.named.insert(name.clone(), values::<f32>(file, *count, most)?);
         }
@@ -63,6 +70,10 @@ pub(super) fn write(layer: &LayerState, out: &mut impl Write) -> std::io::Result
     out.write_all(bytemuck::cast_slice(&layer.queries.rows))?;
     out.write_all(bytemuck::cast_slice(&layer.moments.sum))?;
     out.write_all(bytemuck::cast_slice(&layer.moments.outer))?;
+    for queries in layer.waiting.values() {
+        out.write_all(bytemuck::cast_slice(&queries.positions))?;
+        out.write_all(bytemuck::cast_slice(&queries.rows))?;
+    }
     for values in layer.named.values() {
         out.write_all(bytemuck::cast_slice(values))?;
     }

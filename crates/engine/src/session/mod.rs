@@ -24,7 +24,7 @@ use crate::press::plan::{Moment, Now, Plan};
 use crate::press::policy::Policy;
 use crate::press::select::Protect;
 use crate::press::watch::Watch;
-use crate::press::{PressSpec, Scores};
+use crate::press::{Press, PressSpec, Scores};
 use crate::read::{ReadPolicy, Reader};
 use batch::{BatchItem, forward_batch};
 use control::{Control, Emit};
@@ -105,6 +105,26 @@ impl Session {
     ///
     /// Errors: a policy that this model cannot carry out.
     pub fn new(model: Arc<Model>, options: SessionOptions) -> Result<Session, EngineError> {
+        Session::open(model, options, None)
+    }
+
+    /// An empty session with a press of the caller's own. The policy says how much stays and when; the press that it
+    /// names is not used. Such a session cannot be saved, since nothing names its press.
+    ///
+    /// Errors: options without a policy, a policy that this model cannot carry out.
+    pub fn with_press(
+        model: Arc<Model>,
+        options: SessionOptions,
+        press: Arc<dyn Press>,
+    ) -> Result<Session, EngineError> {
+        if options.policy.is_none() {
+            let allowed = "options with a policy: it says how much stays and when".to_string();
+            return Err(EngineError::Setting { field: "press", value: press.name().to_string(), allowed });
+        }
+        Session::open(model, options, Some(press))
+    }
+
+    fn open(model: Arc<Model>, options: SessionOptions, press: Option<Arc<dyn Press>>) -> Result<Session, EngineError> {
         if options.prefill_chunk == 0 {
             return Err(EngineError::Setting {
                 field: "prefill chunk",
@@ -119,7 +139,11 @@ impl Session {
             read.check(model.config())?;
         }
         let cache = KvCache::new(model.config(), options.kv_type, options.kv_rotate);
-        let plan = options.policy.as_ref().map(|p| Plan::compile(p, model.config(), &cache)).transpose()?;
+        let compile = |policy: &Policy| match press {
+            Some(press) => Plan::compile_with(policy, press, model.config(), &cache),
+            None => Plan::compile(policy, model.config(), &cache),
+        };
+        let plan = options.policy.as_ref().map(compile).transpose()?;
         let reader = options.read.clone().map(Reader::new);
         let mut watched = plan.iter().map(|p| p.press().clone()).collect::<Vec<_>>();
         for press in &options.watch {
@@ -283,14 +307,7 @@ impl Session {
 
     /// A second session with the same past. Pages are shared until one of the two writes to them.
     pub fn fork(&self) -> Result<Session, EngineError> {
-        let plan = match (&self.plan, &self.options.policy) {
-            (Some(old), Some(policy)) => {
-                let mut plan = Plan::compile(policy, self.model.config(), &self.cache)?;
-                plan.inherit(old);
-                Some(plan)
-            }
-            _ => None,
-        };
+        let plan = self.plan.as_ref().map(|plan| plan.fork(self.model.config(), &self.cache)).transpose()?;
         let mut reader = self.options.read.clone().map(Reader::new);
         if let (Some(reader), Some(old)) = (&mut reader, &self.reader) {
             reader.set_stats(old.stats());

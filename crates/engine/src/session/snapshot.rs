@@ -63,6 +63,9 @@ fn hex(bytes: &[u8]) -> String {
 
 pub(super) fn save(session: &Session, path: &Path, note: &serde_json::Value) -> Result<(), EngineError> {
     let io = |error: std::io::Error| refuse(path, format!("cannot be written: {error}"));
+    if session.plan.as_ref().is_some_and(|plan| plan.is_foreign()) {
+        return Err(refuse(path, "a session whose press the program brought itself cannot be saved: nothing names it"));
+    }
     let heads = session.cache.layers().iter().flat_map(|l| l.heads());
     let plan = session.plan.as_ref();
     let header = Header {

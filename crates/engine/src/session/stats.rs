@@ -71,6 +71,11 @@ impl Session {
                     plan.target(self.seen())
                 ));
             }
+            if self.watch.counts_more() {
+                notes.push(format!(
+                    "what was gathered for press {name} still counts tokens that were taken back: its sums cannot forget"
+                ));
+            }
             if plan.unbounded() {
                 notes.push("skipped layers grow with the text: this cache is not bounded".to_string());
             }

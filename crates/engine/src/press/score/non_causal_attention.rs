@@ -75,22 +75,22 @@ impl Ready {
         let width = c.q_heads * c.head_dim;
         let name = self.column();
         let first = piece.positions.partition_point(|&p| (p as usize) < self.skip);
-        let waiting = state.named.entry(name.clone()).or_default();
-        waiting.extend_from_slice(&piece.q[first * width..]);
-        let end = piece.positions.last().map_or(0, |&p| p as usize + 1);
+        let waiting = state.waiting.entry(name.clone()).or_default();
+        waiting.rows.extend_from_slice(&piece.q[first * width..]);
+        waiting.positions.extend_from_slice(&piece.positions[first..]);
         for head in cache.heads_mut() {
             head.column_mut(name.clone());
         }
-        while waiting.len() / width >= self.chunk + self.hold_back {
-            let start = end - waiting.len() / width;
-            let rows = Waiting { rows: &waiting[..self.chunk * width] };
+        while waiting.positions.len() >= self.chunk + self.hold_back {
+            let start = waiting.positions[0] as usize;
+            let rows = Waiting { rows: &waiting.rows[..self.chunk * width] };
             let group = c.group();
             for (number, head) in cache.heads_mut().iter_mut().enumerate() {
                 let slots = slots_of(head, start, self.chunk);
                 let mass = chunk_mass(head, slots.clone(), (number, group, c.q_heads), &rows, 0);
                 head.column_mut(name.clone())[slots].copy_from_slice(&mass);
             }
-            waiting.drain(..self.chunk * width);
+            waiting.drop_oldest(self.chunk);
         }
         Ok(())
     }
@@ -98,10 +98,10 @@ impl Ready {
     pub(crate) fn attention(&self, layer: &LayerView<'_>, scores: &mut Scores) -> Result<(), EngineError> {
         let (c, name) = (layer.config(), self.column());
         let width = c.q_heads * c.head_dim;
-        let waiting = layer.state.named.get(&name).ok_or_else(|| layer.missing("non_causal_attention", "queries"))?;
-        let count = (waiting.len() / width).saturating_sub(self.hold_back.min(waiting.len() / width));
-        let start = layer.next - waiting.len() / width;
-        let rows = Waiting { rows: &waiting[..count * width] };
+        let waiting = layer.state.waiting.get(&name).ok_or_else(|| layer.missing("non_causal_attention", "queries"))?;
+        let count = waiting.positions.len().saturating_sub(self.hold_back);
+        let start = waiting.positions.first().map_or(layer.next, |&p| p as usize);
+        let rows = Waiting { rows: &waiting.rows[..count * width] };
         // the reference pads the last chunk with zero queries and keys, whose logits are (nearly) zero, not hidden
         let padding = if layer.kvpress() && count > 0 { self.chunk - count } else { 0 };
         scores.each(layer, |number, head, row| {
