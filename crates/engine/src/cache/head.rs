@@ -119,7 +119,7 @@ impl HeadCache {
         let at = match self.columns.iter().position(|c| c.name == name) {
             Some(at) => at,
             None => {
-                self.columns.push(Column { name: name.into(), values: vec![0.0; self.positions.len()] });
+                self.columns.push(Column { name, values: vec![0.0; self.positions.len()] });
                 self.columns.len() - 1
             }
         };
