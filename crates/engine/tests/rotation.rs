@@ -95,10 +95,12 @@ fn a_turned_session_is_saved_forked_rewound_and_pressed_like_any_other() {
     std::fs::remove_file(&path).unwrap();
 }
 
-/// Norms are those of the keys as they were, so a press keeps what it keeps of a cache that is not turned.
+/// Keys, norms and attention are those of the keys as they were, so a press keeps what it keeps of a cache that is not
+/// turned, whether it reads norms, keys one by one, or attention from whole pages.
 #[test]
-fn a_press_of_norms_keeps_the_same_tokens_turned_or_not() {
-    for press in presses() {
+fn presses_keep_the_same_tokens_turned_or_not() {
+    let of_attention = ["snapkv", "tova", "h2o", "keydiff"].map(|press| press.parse().unwrap());
+    for press in presses().into_iter().chain(of_attention) {
         let Some(model) = common::tiny("llama") else { return };
         let open = |kv_rotate| {
             let policy = Some(policy(&press, "24", "decode_every:4"));
