@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use common::{ids, kept, max_diff, open, policy, presses, run};
 use meden_engine::hook::{Hook, Site, SiteVisit};
-use meden_engine::{Control, EngineError, KvType, Session, SessionOptions};
+use meden_engine::{Control, EngineError, KvTypes, Session, SessionOptions};
 
 #[test]
 fn forks_share_pages_until_they_write_and_never_touch_each_other() {
@@ -63,7 +63,7 @@ fn a_saved_session_goes_on_bit_identically() {
     let dir = std::env::temp_dir().join(format!("meden-session-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     let path = dir.join("s.kv");
-    for kv_type in [KvType::F32, KvType::F16, KvType::Q8] {
+    for kv_type in [KvTypes::F32, KvTypes::F16, KvTypes::Q8, KvTypes::Q8_Q4] {
         let options = SessionOptions {
             kv_type,
             policy: Some(policy(&presses()[0], "24", "decode_every:4")),

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use meden_engine::press::policy::PrefillSchedule;
 use meden_engine::text::{ChatTemplate, TextError, Tokenizer};
-use meden_engine::{Budget, Config, KvType, Model, SessionOptions};
+use meden_engine::{Budget, Config, Model, SessionOptions};
 use meden_files::ModelFiles;
 use meden_files::source::{self, ResolveOptions};
+use meden_kernels::attention::PageLayout;
 use meden_report::{human, memory};
 
 use crate::args::ModelArgs;
@@ -130,14 +131,8 @@ impl Opened {
 /// Most bytes that the cache of `tokens` tokens takes at once, as far as can be said before it is filled: the budget
 /// and one chunk where there is a budget. Sliding windows are counted in full, so this errs on the safe side.
 fn cache_bytes(config: &Config, session: &SessionOptions, tokens: usize) -> u64 {
-    let value_bytes_x8 = match session.kv_type {
-        KvType::F32 => 32,
-        KvType::F16 => 16,
-        // 32 values and one f16 scale.
-        KvType::Q8 => 9,
-    };
-    let numbers = (2 * config.layers * config.kv_heads * config.head_dim) as u64;
-    let token = numbers * value_bytes_x8 / 8;
+    let layout = PageLayout::new(config.head_dim, config.head_dim, session.kv_type.key, session.kv_type.value);
+    let token = (config.layers * config.kv_heads * layout.token_bytes()) as u64;
     // a press that acts once, after the prefill, has the whole text before it
     let policy = session.policy.as_ref().filter(|p| p.schedule.prefill != PrefillSchedule::End);
     let kept = match policy.map(|p| p.budget) {

@@ -3,7 +3,7 @@
 //! For each layer: norm, q k v, rotation, append to the cache, attend, residual; then the press may shrink this
 //! layer's cache, so that the peak stays at the budget; then norm, feed-forward, residual. Hooks see each named site.
 
-use meden_kernels::attention::{AttendInput, AttendParams, AttendScratch, attend};
+use meden_kernels::attention::{AttendInput, AttendParams, AttendScratch, HeadView, attend};
 use meden_kernels::matmul::{Activations, Matrix, matmul, matmul_many};
 use meden_kernels::ops;
 
@@ -15,6 +15,7 @@ use crate::error::EngineError;
 use crate::hook::{Hook, HookPlan, Site};
 use crate::press::plan::{Moment, Now, Plan};
 use crate::press::watch::{Piece, Watch};
+use crate::read::Reader;
 use crate::session::control::{Control, Emit};
 
 /// Buffers that live from piece to piece, so that a decoded token allocates nothing here.
@@ -26,6 +27,7 @@ pub(crate) struct Scratch {
     k: Vec<f32>,           // (tokens, kv_heads, head_dim)
     v: Vec<f32>,           // (tokens, kv_heads, head_dim)
     z: Vec<f32>,           // (tokens, q_heads, head_dim)
+    turned: Vec<f32>,      // (tokens of a segment, q_heads, head_dim): queries as they meet turned keys
     q_unrotated: Vec<f32>, // (tokens, q_heads, head_dim), where a press asked for it
     lse: Vec<f32>,         // (tokens, q_heads), where a press asked for it
     gate: Vec<f32>,        // (tokens, intermediate)
@@ -58,6 +60,8 @@ pub(crate) struct Segment<'a> {
     pub cache: &'a mut KvCache,
     /// What keeps the cache small.
     pub plan: Option<&'a mut Plan>,
+    /// What reads less than the whole cache; only where the segment is one decoded token.
+    pub reader: Option<&'a mut Reader>,
     /// What is gathered for presses.
     pub watch: &'a mut Watch,
 }
@@ -91,6 +95,11 @@ impl Model {
         emit: Emit<'_>,
     ) -> Result<(), EngineError> {
         self.embed(pass)?;
+        for segment in &mut *pass.segments {
+            if let Some(reader) = segment.reader.as_deref_mut() {
+                reader.begin();
+            }
+        }
         for layer in 0..self.config.layers {
             if control.cancelled() {
                 return Err(EngineError::Cancelled { done: 0, total: pass.scratch.positions.len() });
@@ -213,15 +222,36 @@ impl Model {
             let q_positions = &s.positions[rows.clone()];
             segment.cache.layer_mut(layer).append(q_positions, &s.k[of(kv_width)], &s.v[of(kv_width)]);
             let (q, z) = (&s.q[of(q_width)], &mut s.z[of(q_width)]);
+            let rotation = segment.cache.rotation();
+            s.turned.clear();
+            if let Some(rotation) = rotation {
+                s.turned.extend_from_slice(q);
+                rotation.turn_all((pool, isa), &mut s.turned, dim);
+            }
+            // As they meet the stored keys.
+            let meeting = if rotation.is_some() { &s.turned[..] } else { q };
             s.lse.clear();
             if segment.watch.wants_lse(layer) {
                 s.lse.resize(segment.ids.len() * c.q_heads, 0.0);
             }
             let lse = (!s.lse.is_empty()).then_some(&mut s.lse[..]);
-            segment.cache.layers()[layer].with_views(|heads| {
-                let input = AttendInput { q, q_positions, q_heads: c.q_heads, heads, params };
-                attend(pool, isa, &input, z, lse, &mut s.attend)
-            })?;
+            // Mass by column is about every slot.
+            let whole = lse.is_some();
+            let read = |heads: &[HeadView<'_>]| {
+                let input = AttendInput { q: meeting, q_positions, q_heads: c.q_heads, heads, params };
+                attend(pool, isa, &input, &mut *z, lse, &mut s.attend)
+            };
+            match segment.reader.as_deref_mut() {
+                Some(reader) if whole => {
+                    reader.dense(&segment.cache.layers()[layer]);
+                    segment.cache.layers()[layer].with_views(read)?;
+                }
+                Some(reader) => reader.with_views(layer, segment.cache.layer_mut(layer), (isa, meeting), read)?,
+                None => segment.cache.layers()[layer].with_views(read)?,
+            }
+            if let Some(rotation) = rotation {
+                rotation.turn_all((pool, isa), z, dim);
+            }
             if !segment.watch.is_idle() {
                 let unrotated = if segment.watch.wants_unrotated() { of(q_width) } else { 0..0 };
                 let piece = Piece {
@@ -231,6 +261,7 @@ impl Model {
                     hidden: &s.h[of(c.hidden)],
                     q_unrotated: &s.q_unrotated[unrotated],
                     q,
+                    q_meeting: meeting,
                     lse: &s.lse,
                 };
                 segment.watch.observe(&piece, segment.cache.layer_mut(layer))?;

@@ -29,6 +29,8 @@ pub struct Piece<'a> {
     pub q_unrotated: &'a [f32],
     /// Queries after rotation, `(tokens, q_heads, head_dim)`.
     pub q: &'a [f32],
+    /// The same as they meet the stored keys: turned where the cache turns keys.
+    pub q_meeting: &'a [f32],
     /// Logarithm of the sum of exponentials of each query's logits, `(tokens, q_heads)`; empty unless attention mass
     /// was asked for.
     pub lse: &'a [f32],
@@ -295,8 +297,8 @@ fn add_mass(
         column.resize(cache.heads()[number / c.group()].len(), 0.0);
     }
     cache.with_views(|heads| {
-        let input =
-            AttendInput { q: piece.q, q_positions: piece.positions, q_heads: c.q_heads, heads, params: piece.params() };
+        let (q, q_positions) = (piece.q_meeting, piece.positions);
+        let input = AttendInput { q, q_positions, q_heads: c.q_heads, heads, params: piece.params() };
         let wanted = Columns { input: &input, lse: piece.lse, weights: None, reduce: Reduce::Sum };
         attention_columns(piece.model.pool(), piece.model.isa(), &wanted, columns, scratch)
     })?;

@@ -41,6 +41,8 @@ struct Taken {
     count: usize,
     moment: Moment,
     logits_from: usize,
+    /// A call for one token of a text that has been read: what a read policy speaks of.
+    decodes: bool,
 }
 
 /// Read the tokens of every item. Items advance together, each in pieces as its options and its press ask; one that
@@ -148,6 +150,7 @@ fn segments<'a>(items: &'a mut [BatchItem<'_>], taken: &[Taken]) -> Vec<Segment<
             logits_from: t.logits_from,
             cache: &mut item.session.cache,
             plan: item.session.plan.as_mut(),
+            reader: item.session.reader.as_mut().filter(|_| t.decodes),
             watch: &mut item.session.watch,
         });
     }
@@ -179,6 +182,7 @@ impl Session {
             LogitRows::Last if last => count - 1,
             _ => count,
         };
-        Taken { item: number, from: standing.done, count, moment, logits_from }
+        let decodes = !standing.first && item.ids.len() == 1;
+        Taken { item: number, from: standing.done, count, moment, logits_from, decodes }
     }
 }

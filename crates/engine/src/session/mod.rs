@@ -12,11 +12,12 @@ mod stats;
 
 use std::sync::Arc;
 
-use meden_kernels::attention::KvType;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::KvCache;
 use crate::cache::head::HeadCache;
+use crate::cache::kinds::KvTypes;
+use crate::cache::rotation::KvRotation;
 use crate::error::EngineError;
 use crate::model::Model;
 use crate::model::forward::Scratch;
@@ -25,18 +26,25 @@ use crate::press::policy::Policy;
 use crate::press::select::Protect;
 use crate::press::watch::Watch;
 use crate::press::{Press, PressSpec, Scores};
+use crate::read::{ReadPolicy, Reader};
 use batch::{BatchItem, forward_batch};
 use control::{Control, Emit};
 
 /// How a session keeps its cache.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SessionOptions {
-    /// Element type of cached keys and values.
-    pub kv_type: KvType,
+    /// Element types of cached keys and values.
+    pub kv_type: KvTypes,
+    /// How keys and values are turned before they are stored; not at all by default.
+    #[serde(default)]
+    pub kv_rotate: Option<KvRotation>,
     /// Compression, none by default.
     pub policy: Option<Policy>,
     /// Most tokens read in one go.
     pub prefill_chunk: usize,
+    /// What a decoded token reads of its cache; everything by default.
+    #[serde(default)]
+    pub read: Option<ReadPolicy>,
     /// Presses that may be applied later with [`Session::compress`]: what they need is gathered while the text is read.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub watch: Vec<PressSpec>,
@@ -44,7 +52,14 @@ pub struct SessionOptions {
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        SessionOptions { kv_type: KvType::F16, policy: None, prefill_chunk: 512, watch: Vec::new() }
+        SessionOptions {
+            kv_type: KvTypes::F16,
+            kv_rotate: None,
+            policy: None,
+            prefill_chunk: 512,
+            watch: Vec::new(),
+            read: None,
+        }
     }
 }
 
@@ -76,6 +91,7 @@ pub struct Session {
     options: SessionOptions,
     cache: KvCache,
     plan: Option<Plan>,
+    reader: Option<Reader>,
     watch: Watch,
     scratch: Box<Scratch>,
     history: Vec<u32>,
@@ -117,12 +133,19 @@ impl Session {
                 allowed: "at least 1 token".into(),
             });
         }
-        let cache = KvCache::new(model.config(), options.kv_type);
+        if let Some(rotation) = options.kv_rotate {
+            rotation.check(model.config().head_dim)?;
+        }
+        if let Some(read) = &options.read {
+            read.check(model.config())?;
+        }
+        let cache = KvCache::new(model.config(), options.kv_type, options.kv_rotate);
         let compile = |policy: &Policy| match press {
             Some(press) => Plan::compile_with(policy, press, model.config(), &cache),
             None => Plan::compile(policy, model.config(), &cache),
         };
         let plan = options.policy.as_ref().map(compile).transpose()?;
+        let reader = options.read.clone().map(Reader::new);
         let mut watched = plan.iter().map(|p| p.press().clone()).collect::<Vec<_>>();
         for press in &options.watch {
             watched.push(press.build()?);
@@ -133,6 +156,7 @@ impl Session {
             options,
             cache,
             plan,
+            reader,
             watch,
             scratch: Box::default(),
             history: Vec::new(),
@@ -292,11 +316,16 @@ impl Session {
     /// A second session with the same past. Pages are shared until one of the two writes to them.
     pub fn fork(&self) -> Result<Session, EngineError> {
         let plan = self.plan.as_ref().map(|plan| plan.fork(self.model.config(), &self.cache)).transpose()?;
+        let mut reader = self.options.read.clone().map(Reader::new);
+        if let (Some(reader), Some(old)) = (&mut reader, &self.reader) {
+            reader.set_stats(old.stats());
+        }
         Ok(Session {
             model: self.model.clone(),
             options: self.options.clone(),
             cache: self.cache.fork(),
             plan,
+            reader,
             watch: self.watch.fork(),
             scratch: Box::default(),
             history: self.history.clone(),

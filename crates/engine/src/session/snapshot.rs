@@ -19,6 +19,7 @@ use crate::error::EngineError;
 use crate::model::Model;
 use crate::press::plan::Counters;
 use crate::press::watch::LayerState;
+use crate::read::{ReadStats, Reader};
 
 const MAGIC: &[u8; 8] = b"MEDENKV1";
 const CHECKSUM: usize = 32;
@@ -34,6 +35,9 @@ struct Header {
     own_eviction: Option<usize>,
     counters: Counters,
     heads: Vec<HeadHeader>,
+    /// What decoded tokens have read; absent without a read policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    read: Option<ReadStats>,
     #[serde(default)]
     acted: Vec<usize>,
     #[serde(default)]
@@ -82,6 +86,7 @@ pub(super) fn save(session: &Session, path: &Path, note: &serde_json::Value) -> 
                 columns: h.columns().iter().map(|c| c.name.to_string()).collect(),
             })
             .collect(),
+        read: session.reader.as_ref().map(Reader::stats),
         note: note.clone(),
     };
     let json = serde_json::to_vec(&header).map_err(|error| refuse(path, error.to_string()))?;
@@ -155,6 +160,9 @@ pub(super) fn restore(model: Arc<Model>, path: &Path) -> Result<(Session, serde_
     session.prefilled = header.prefilled;
     session.long_rope = header.long_rope;
     session.own_eviction = header.own_eviction;
+    if let (Some(reader), Some(stats)) = (session.reader.as_mut(), header.read) {
+        reader.set_stats(stats);
+    }
     if header.counters.moved_down > session.history.len() {
         return Err(refuse(path, "its positions were moved further down than tokens were seen"));
     }

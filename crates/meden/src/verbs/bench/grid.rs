@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use meden_engine::{Budget, KvType, Policy, PressSpec, Schedule, WeightMode};
+use meden_engine::{Budget, KvTypes, Policy, PressSpec, Schedule, WeightMode};
 use serde::{Deserialize, Serialize};
 
 /// A press and its budget as written on the command line: `none`, `knorm:25%`, `streaming_llm:2048`, `knorm:8MiB`.
@@ -67,7 +67,7 @@ pub struct Case {
     /// Compression.
     pub policy: Option<Policy>,
     /// Element type of the cache.
-    pub kv: KvType,
+    pub kv: KvTypes,
     /// Most tokens read in one go.
     pub prefill_chunk: usize,
     /// What is timed.

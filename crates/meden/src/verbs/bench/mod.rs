@@ -6,7 +6,7 @@ mod case;
 mod grid;
 mod view;
 
-use meden_engine::{Isa, KvType, Schedule, WeightMode};
+use meden_engine::{Isa, KvTypes, Schedule, WeightMode};
 use meden_files::quantize::Recipe;
 use meden_kernels::limits::{self, Limits};
 use meden_kernels::pool::Pool;
@@ -44,9 +44,9 @@ pub struct Args {
     /// When the presses act [default: prefill_chunk:256,decode_every:32]
     #[arg(long, value_name = "WHEN")]
     schedule: Option<Schedule>,
-    /// Element types of cached keys and values
-    #[arg(long, default_value = "f16", value_delimiter = ',', value_name = "f32|f16|q8,..")]
-    kv: Vec<KvType>,
+    /// Element types of cached keys and values, as in f16,q8,q8/q4 (keys in q8, values in q4)
+    #[arg(long, default_value = "f16", value_delimiter = ',', value_name = "f32|f16|q8|q4,..")]
+    kv: Vec<KvTypes>,
     /// Numbers of threads; 0 means one for each physical core this process may use
     #[arg(long, default_value = "0", value_delimiter = ',', value_name = "N,..")]
     threads: Vec<usize>,

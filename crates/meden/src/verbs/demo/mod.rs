@@ -63,6 +63,8 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
         isa: args.model.isa.map(|isa| isa.to_string()),
         quantize: args.model.quantize.map(|recipe| recipe.to_string()),
         kv: args.cache.kv,
+        kv_rotate: args.cache.kv_rotate,
+        read: args.cache.read.clone().filter(|_| policy.is_some()), // the dense side reads everything
         prefill_chunk: args.cache.prefill_chunk,
         policy,
         depth: args.depth,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use meden_engine::{CacheStats, KvType, Policy, Session, SessionOptions, WeightMode};
+use meden_engine::{CacheStats, KvRotation, KvTypes, Policy, ReadPolicy, Session, SessionOptions, WeightMode};
 use meden_kernels::mem::Slab;
 use meden_report::memory;
 use serde::{Deserialize, Serialize};
@@ -32,7 +32,11 @@ pub struct SideSpec {
     /// Weight format to quantise to while loading.
     pub quantize: Option<String>,
     /// Element type of the cache.
-    pub kv: KvType,
+    pub kv: KvTypes,
+    /// How keys and values are turned before they are stored.
+    pub kv_rotate: Option<KvRotation>,
+    /// What written tokens read of it.
+    pub read: Option<ReadPolicy>,
     /// Most tokens read in one go.
     pub prefill_chunk: usize,
     /// Compression; none for the dense side.
@@ -134,8 +138,10 @@ pub fn run(spec: &SideSpec) -> anyhow::Result<Exit> {
     let args = ModelArgs { model, threads: spec.threads, weights: spec.weights, isa, quantize };
     let options = SessionOptions {
         kv_type: spec.kv,
+        kv_rotate: spec.kv_rotate,
         policy: spec.policy.clone(),
         prefill_chunk: spec.prefill_chunk,
+        read: spec.read.clone(),
         ..SessionOptions::default()
     };
     let task = Task::new(spec.depth);
