@@ -1,11 +1,13 @@
 //! One conversation: tokens read so far, their cache, and the policy that keeps it small.
 //!
 //! A session can be continued, forked (pages are shared until one side writes), rewound, saved and restored. A
-//! failed or cancelled call leaves it as it was before the piece it failed in.
+//! failed or cancelled call leaves it as it was before the piece it failed in, but for what a press had evicted by
+//! then; [`stats`](Session::stats) says so where it happened.
 
 pub mod batch;
 pub mod control;
 mod gathered;
+mod interrupted;
 mod snapshot;
 mod stats;
 
@@ -18,14 +20,14 @@ use crate::cache::KvCache;
 use crate::cache::head::HeadCache;
 use crate::error::EngineError;
 use crate::model::Model;
-use crate::model::forward::Scratch;
 use crate::press::plan::{Moment, Now, Plan};
 use crate::press::policy::Policy;
 use crate::press::select::Protect;
 use crate::press::watch::Watch;
 use crate::press::{Press, PressSpec, Scores};
-use batch::{BatchItem, forward_batch};
+use batch::{BatchItem, Buffers, forward_batch};
 use control::{Control, Emit};
+use interrupted::Interrupted;
 
 /// How a session keeps its cache.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -76,11 +78,12 @@ pub struct Session {
     cache: KvCache,
     plan: Option<Plan>,
     watch: Watch,
-    scratch: Box<Scratch>,
+    buffers: Option<Box<Buffers>>,
     history: Vec<u32>,
     prefilled: bool,
     long_rope: Option<bool>,
     own_eviction: Option<usize>,
+    interrupted: Interrupted,
     logits: Vec<f32>,
 }
 
@@ -133,11 +136,12 @@ impl Session {
             cache,
             plan,
             watch,
-            scratch: Box::default(),
+            buffers: None,
             history: Vec::new(),
             prefilled: false,
             long_rope: None,
             own_eviction: None,
+            interrupted: Interrupted::default(),
             logits: Vec::new(),
         })
     }
@@ -179,12 +183,12 @@ impl Session {
     pub fn decode(&mut self, id: u32, control: &mut Control<'_>) -> Result<&[f32], EngineError> {
         let mut logits = std::mem::take(&mut self.logits);
         logits.clear();
-        self.score(&[id], LogitRows::Last, control, &mut |_, row| {
+        let read = self.score(&[id], LogitRows::Last, control, &mut |_, row| {
             logits.extend_from_slice(row);
             Ok(())
-        })?;
+        });
         self.logits = logits;
-        Ok(&self.logits)
+        read.map(|()| self.logits.as_slice())
     }
 
     /// Read tokens and return the rows of logits asked for, `(rows, vocab)`. `All` takes `tokens * vocab * 4` bytes;
@@ -290,11 +294,12 @@ impl Session {
             cache: self.cache.fork(),
             plan,
             watch: self.watch.fork(),
-            scratch: Box::default(),
+            buffers: None,
             history: self.history.clone(),
             prefilled: self.prefilled,
             long_rope: self.long_rope,
             own_eviction: self.own_eviction,
+            interrupted: self.interrupted,
             logits: Vec::new(),
         })
     }
