@@ -5,7 +5,7 @@
 //!
 //! The paper (arXiv 2406.11430) finds the first token and punctuation lowest.
 
-use meden_engine::text::tokenizer::Tokenizer;
+use meden_engine::text::Tokenizer;
 use meden_engine::{Control, LoadOptions, Model, Session, SessionOptions};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -12,6 +12,7 @@ pub mod hook;
 pub mod model;
 pub mod press;
 pub mod read;
+mod reuse;
 pub mod session;
 pub mod text;
 
@@ -21,7 +22,7 @@ pub use cache::stats::{CacheStats, LayerStats};
 pub use error::EngineError;
 pub use hook::{Hook, Site, SiteVisit};
 pub use model::config::Config;
-pub use model::{LoadOptions, Model, WeightMode};
+pub use model::{LoadOptions, LoadWatch, Model, WeightMode};
 pub use press::budget::{Budget, SkipOverflow};
 pub use press::policy::{Policy, Rounding, Schedule};
 pub use press::{LayerView, Needs, Press, PressInfo, PressSpec, Scores};

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use meden_engine::{Control, KvType, LoadOptions, Model, PressSpec, SkipOverflow};
+use meden_engine::{Control, KvTypes, LoadOptions, Model, PressSpec, SkipOverflow};
 use meden_eval::EvalError;
 use meden_eval::kv_lab::alr;
 use meden_eval::kv_lab::record::Record;
@@ -36,7 +36,7 @@ fn spec(tasks: &[TaskKind]) -> Spec {
         lengths: vec![350],
         presses: vec![press("knorm"), press("streaming_llm")],
         ratios: vec![0.5, 0.9],
-        kv: vec![KvType::F32, KvType::Q8],
+        kv: vec![KvTypes::F32, KvTypes::Q8],
         questions: vec![Question::Unseen, Question::Seen],
         seeds: vec![1, 2],
         items: 2,
@@ -86,7 +86,7 @@ fn the_dense_cell_is_no_distance_from_itself_and_presses_are_and_bytes_are_real(
         let what = format!("{id:?}");
         assert!(m.distance.tokens > 0 && m.distance.nll.is_finite() && m.distance.rank >= 1.0, "{what}");
         match &id.press {
-            None if id.kv == KvType::F32 => {
+            None if id.kv == KvTypes::F32 => {
                 assert!(m.distance.kl < 1e-9 && m.distance.top1 > 1.0 - 1e-9, "{what}: {:?}", m.distance);
                 assert_eq!((m.kv_bytes, m.evicted), (m.dense_bytes, 0), "{what}");
             }
@@ -132,7 +132,7 @@ fn a_stopped_sweep_goes_on_and_ends_with_the_same_results() {
 fn a_press_that_removes_nothing_changes_nothing_and_says_so() {
     let Some(model) = model("qwen3") else { return };
     let mut spec = spec(&[TaskKind::Continuation]);
-    (spec.ratios, spec.kv) = (vec![0.0], vec![KvType::F16]);
+    (spec.ratios, spec.kv) = (vec![0.0], vec![KvTypes::F16]);
     let (records, result) = sweep(&model, &spec, &mut Store::default(), usize::MAX);
     result.unwrap();
     for record in records.iter().filter(|r| r.identity.press.is_some()) {

@@ -1,13 +1,13 @@
 //! From a model's name to something that can run, with every refusal made before the weights are read.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use meden_engine::press::policy::PrefillSchedule;
 use meden_engine::text::{ChatTemplate, TextError, Tokenizer};
-use meden_engine::{Budget, Config, Model, SessionOptions};
+use meden_engine::{Budget, Config, LoadWatch, Model, SessionOptions};
 use meden_files::ModelFiles;
 use meden_files::source::{self, ResolveOptions};
 use meden_kernels::attention::PageLayout;
@@ -16,6 +16,10 @@ use meden_report::{human, memory};
 use crate::args::ModelArgs;
 use crate::exit::{Exit, failure};
 use crate::progress::{Bar, say};
+use crate::signals;
+
+/// How long loading may take before its progress is shown.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A model whose files are open and whose weights are not read yet.
 pub struct Opened {
@@ -95,10 +99,24 @@ impl Opened {
     pub fn load(&self, session: &SessionOptions, tokens: usize) -> anyhow::Result<Loaded> {
         self.check_memory(session, tokens)?;
         let start = Instant::now();
-        let model = Model::load(&self.files, &self.args.load_options())
+        let bar = Mutex::new(Bar::new(self.quiet));
+        let progress = |done: u64, total: u64| {
+            let taken = start.elapsed();
+            if taken > PATIENCE
+                && let Ok(mut bar) = bar.lock()
+            {
+                bar.loading("loading", (done, total), taken);
+            }
+        };
+        let watch = LoadWatch { progress: Some(&progress), cancel: Some(signals::flag()) };
+        let model = Model::load_watched(&self.files, &self.args.load_options(), watch)
             .with_context(|| format!("loading {}", self.args.model))?;
+        drop(bar);
         if !self.quiet {
             model.substitutes().rows().iter().for_each(|row| say(&format!("note: {row}")));
+            if !model.clamped().is_empty() {
+                say(&format!("note: {}", model.clamped()));
+            }
         }
         Ok(Loaded { model, load_time: start.elapsed() })
     }

@@ -274,6 +274,13 @@ impl HeadCache {
             for side in &mut self.sides {
                 side.pages.push(None);
             }
+            // what grows slot by slot grows with the page, so that a token that needs no page allocates nothing
+            let tokens = self.layout.tokens();
+            self.positions.reserve(tokens);
+            self.norms.reserve(tokens);
+            for column in &mut self.columns {
+                column.values.reserve(tokens);
+            }
         }
         let layout = self.layout;
         match self.rotation {

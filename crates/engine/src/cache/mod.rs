@@ -133,7 +133,12 @@ impl LayerCache {
 
     /// Hand the heads to the attention kernel.
     pub fn with_views<R>(&self, f: impl FnOnce(&[HeadView<'_>]) -> R) -> R {
-        let views: Vec<HeadView<'_>> = self.heads.iter().map(HeadCache::view).collect();
+        let views: Vec<HeadView<'_>> = self.views().collect();
         f(&views)
+    }
+
+    /// The heads as the attention kernel reads them.
+    pub fn views(&self) -> impl Iterator<Item = HeadView<'_>> {
+        self.heads.iter().map(HeadCache::view)
     }
 }

@@ -23,7 +23,7 @@ pub struct Piece<'a> {
     pub layer: usize,
     /// Positions of the tokens.
     pub positions: &'a [u32],
-    /// What the attention block read, after its input norm: `(tokens, hidden)`.
+    /// What the attention block read, after its input norm: `(tokens, hidden)`; empty unless it was asked for.
     pub hidden: &'a [f32],
     /// Queries after norm, before rotation, `(tokens, q_heads, head_dim)`; empty unless moments were asked for.
     pub q_unrotated: &'a [f32],
@@ -208,6 +208,11 @@ impl Watch {
     /// Are queries before rotation wanted?
     pub fn wants_unrotated(&self) -> bool {
         self.needs.query_mean || self.needs.query_covariance
+    }
+
+    /// Is what the attention block reads wanted?
+    pub fn wants_hidden(&self) -> bool {
+        self.needs.hidden_states
     }
 
     /// Is the log-sum-exp wanted in this layer?

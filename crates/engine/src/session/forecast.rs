@@ -5,11 +5,11 @@
 //! together, press by press. Presses whose counts depend on the text (pools of slots, chunks) get an upper bound, and
 //! those that decide themselves how much stays are refused.
 
-use meden_kernels::attention::KvType;
 use serde::Serialize;
 
 use super::SessionOptions;
 use crate::cache::KvCache;
+use crate::cache::kinds::KvTypes;
 use crate::error::EngineError;
 use crate::model::config::Config;
 use crate::press::budget::{Budget, SkipOverflow, keep_of};
@@ -75,7 +75,7 @@ impl SessionOptions {
             });
         }
         let shape = Shape::new(config, self.kv_type);
-        let cache = KvCache::new(config, self.kv_type);
+        let cache = KvCache::new(config, self.kv_type, self.kv_rotate);
         let plan = self.policy.as_ref().map(|p| Plan::compile(p, config, &cache)).transpose()?;
         if let Some(plan) = plan.as_ref().filter(|plan| plan.press().own_budget()) {
             return Err(EngineError::Press {
@@ -108,8 +108,9 @@ struct Shape {
 }
 
 impl Shape {
-    fn new(config: &Config, kv_type: KvType) -> Shape {
-        let layout = meden_kernels::attention::PageLayout::new(config.head_dim, config.head_dim, kv_type, kv_type);
+    fn new(config: &Config, kv_type: KvTypes) -> Shape {
+        let layout =
+            meden_kernels::attention::PageLayout::new(config.head_dim, config.head_dim, kv_type.key, kv_type.value);
         Shape {
             page_tokens: layout.tokens().max(1),
             page_bytes: layout.page_bytes(),

@@ -1,12 +1,14 @@
 //! One conversation: tokens read so far, their cache, and the policy that keeps it small.
 //!
 //! A session can be continued, forked (pages are shared until one side writes), rewound, saved and restored. A
-//! failed or cancelled call leaves it as it was before the piece it failed in.
+//! failed or cancelled call leaves it as it was before the piece it failed in, but for what a press had evicted by
+//! then; [`stats`](Session::stats) says so where it happened.
 
 pub mod batch;
 pub mod control;
 pub mod forecast;
 mod gathered;
+mod interrupted;
 mod snapshot;
 mod stats;
 
@@ -20,15 +22,15 @@ use crate::cache::kinds::KvTypes;
 use crate::cache::rotation::KvRotation;
 use crate::error::EngineError;
 use crate::model::Model;
-use crate::model::forward::Scratch;
 use crate::press::plan::{Moment, Now, Plan};
 use crate::press::policy::Policy;
 use crate::press::select::Protect;
 use crate::press::watch::Watch;
 use crate::press::{Press, PressSpec, Scores};
 use crate::read::{ReadPolicy, Reader};
-use batch::{BatchItem, forward_batch};
+use batch::{BatchItem, Buffers, forward_batch};
 use control::{Control, Emit};
+use interrupted::Interrupted;
 
 /// How a session keeps its cache.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -93,11 +95,12 @@ pub struct Session {
     plan: Option<Plan>,
     reader: Option<Reader>,
     watch: Watch,
-    scratch: Box<Scratch>,
+    buffers: Option<Box<Buffers>>,
     history: Vec<u32>,
     prefilled: bool,
     long_rope: Option<bool>,
     own_eviction: Option<usize>,
+    interrupted: Interrupted,
     logits: Vec<f32>,
 }
 
@@ -158,11 +161,12 @@ impl Session {
             plan,
             reader,
             watch,
-            scratch: Box::default(),
+            buffers: None,
             history: Vec::new(),
             prefilled: false,
             long_rope: None,
             own_eviction: None,
+            interrupted: Interrupted::default(),
             logits: Vec::new(),
         })
     }
@@ -204,12 +208,12 @@ impl Session {
     pub fn decode(&mut self, id: u32, control: &mut Control<'_>) -> Result<&[f32], EngineError> {
         let mut logits = std::mem::take(&mut self.logits);
         logits.clear();
-        self.score(&[id], LogitRows::Last, control, &mut |_, row| {
+        let read = self.score(&[id], LogitRows::Last, control, &mut |_, row| {
             logits.extend_from_slice(row);
             Ok(())
-        })?;
+        });
         self.logits = logits;
-        Ok(&self.logits)
+        read.map(|()| self.logits.as_slice())
     }
 
     /// Read tokens and return the rows of logits asked for, `(rows, vocab)`. `All` takes `tokens * vocab * 4` bytes;
@@ -327,11 +331,12 @@ impl Session {
             plan,
             reader,
             watch: self.watch.fork(),
-            scratch: Box::default(),
+            buffers: None,
             history: self.history.clone(),
             prefilled: self.prefilled,
             long_rope: self.long_rope,
             own_eviction: self.own_eviction,
+            interrupted: self.interrupted,
             logits: Vec::new(),
         })
     }

@@ -13,6 +13,7 @@ use meden_files::hash::Hash;
 use serde::{Deserialize, Serialize};
 
 use super::gathered::{self, GatheredHeader};
+use super::interrupted::Interrupted;
 use super::{Session, SessionOptions};
 use crate::cache::head::{Column, HeadCache};
 use crate::error::EngineError;
@@ -33,6 +34,8 @@ struct Header {
     prefilled: bool,
     long_rope: Option<bool>,
     own_eviction: Option<usize>,
+    #[serde(default)]
+    interrupted: Interrupted,
     counters: Counters,
     heads: Vec<HeadHeader>,
     /// What decoded tokens have read; absent without a read policy.
@@ -75,6 +78,7 @@ pub(super) fn save(session: &Session, path: &Path, note: &serde_json::Value) -> 
         prefilled: session.prefilled,
         long_rope: session.long_rope,
         own_eviction: session.own_eviction,
+        interrupted: session.interrupted,
         counters: plan.map_or_else(Counters::default, |p| p.counters.clone()),
         acted: plan.map_or_else(Vec::new, |p| p.acted().to_vec()),
         gathered: session.watch.layers().iter().map(GatheredHeader::of).collect(),
@@ -163,6 +167,7 @@ pub(super) fn restore(model: Arc<Model>, path: &Path) -> Result<(Session, serde_
     if let (Some(reader), Some(stats)) = (session.reader.as_mut(), header.read) {
         reader.set_stats(stats);
     }
+    session.interrupted = header.interrupted;
     if header.counters.moved_down > session.history.len() {
         return Err(refuse(path, "its positions were moved further down than tokens were seen"));
     }

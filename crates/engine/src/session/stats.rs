@@ -106,6 +106,7 @@ impl Session {
                 ));
             }
         }
+        notes.extend(self.interrupted.note(config.layers));
         if self.long_rope == Some(false)
             && let Some(original) = config.ropes.iter().find_map(|r| r.original())
             && self.seen() > original

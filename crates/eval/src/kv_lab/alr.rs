@@ -9,8 +9,8 @@
 use std::sync::Arc;
 
 use meden_engine::{
-    Budget, Control, EngineError, Hook, KvType, LogitRows, Model, Policy, PressSpec, Schedule, Session, SessionOptions,
-    Site, SiteVisit,
+    Budget, Control, EngineError, Hook, KvTypes, LogitRows, Model, Policy, PressSpec, Schedule, Session,
+    SessionOptions, Site, SiteVisit,
 };
 use serde::Serialize;
 
@@ -63,7 +63,7 @@ pub fn maps(
         return Err(EvalError::TooShort { tokens: ids.len(), needed: 2 });
     };
     let mut queries = Queries { rows: vec![Vec::new(); model.config().layers] };
-    let options = SessionOptions { kv_type: KvType::F32, watch: presses.to_vec(), ..SessionOptions::default() };
+    let options = SessionOptions { kv_type: KvTypes::F32, watch: presses.to_vec(), ..SessionOptions::default() };
     let mut session = Session::new(model.clone(), options)?;
     session.forward(cached, LogitRows::None, control)?;
     let mut next = session.fork()?;

@@ -2,7 +2,7 @@
 //! with the dense one, token by token the same text, so that each position is compared with the dense cache's.
 
 use meden_engine::{
-    BatchItem, Budget, Control, EngineError, KvType, LogitRows, Schedule, Session, SessionOptions, forward_batch,
+    BatchItem, Budget, Control, EngineError, KvTypes, LogitRows, Schedule, Session, SessionOptions, forward_batch,
 };
 
 use super::distance::{Distance, LogProbs};
@@ -37,7 +37,7 @@ fn session(work: &Work<'_>, cell: &Cell, length: usize) -> Result<Session, EvalE
 }
 
 fn runners<'a>(work: &Work<'a>, length: usize) -> Result<(Session, Vec<Runner<'a>>), EvalError> {
-    let first: KvType = work.spec.kv[0];
+    let first: KvTypes = work.spec.kv[0];
     let dense = session(work, &Cell { press: None, ratio: 0.0, kv: first }, length)?;
     let runner = |cell| Ok(Runner { cell, session: session(work, cell, length)?, distances: Vec::new() });
     let runners = work.cells.iter().map(runner).collect::<Result<Vec<_>, EvalError>>()?;

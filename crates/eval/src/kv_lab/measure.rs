@@ -1,6 +1,6 @@
 //! One item: read densely once a cache type, then compressed in every way that is asked for.
 
-use meden_engine::{Budget, CacheStats, Control, EngineError, KvType, LogitRows, Schedule, Session, SessionOptions};
+use meden_engine::{Budget, CacheStats, Control, EngineError, KvTypes, LogitRows, Schedule, Session, SessionOptions};
 
 use super::apply::{Compressed, apply};
 use super::distance::{Distance, LogProbs};
@@ -77,7 +77,7 @@ fn cases<'a>(work: &Work<'_>, item: &'a Item) -> Result<Vec<Case<'a>>, EvalError
 }
 
 /// Reads the compressed part with a dense cache.
-fn read(work: &Work<'_>, case: &Case<'_>, kv_type: KvType) -> Result<Session, EvalError> {
+fn read(work: &Work<'_>, case: &Case<'_>, kv_type: KvTypes) -> Result<Session, EvalError> {
     let watch = work.spec.presses.clone();
     let options =
         SessionOptions { kv_type, prefill_chunk: work.spec.prefill_chunk, watch, ..SessionOptions::default() };

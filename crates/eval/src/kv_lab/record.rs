@@ -1,6 +1,6 @@
 //! One line of a results file: what was measured, and all that decides it.
 
-use meden_engine::{KvType, PressSpec, SkipOverflow};
+use meden_engine::{KvTypes, PressSpec, SkipOverflow};
 use serde::{Deserialize, Serialize};
 
 use super::distance::Distance;
@@ -35,7 +35,7 @@ pub struct Identity {
     /// Share removed, nominally.
     pub ratio: f64,
     /// Element type of the cache.
-    pub kv: KvType,
+    pub kv: KvTypes,
     /// First tokens that always stay.
     pub sinks: usize,
     /// Newest tokens that always stay.

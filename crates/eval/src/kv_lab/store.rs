@@ -70,7 +70,7 @@ mod tests {
     use super::super::record::{Identity, Measured, VERSION};
     use super::*;
     use crate::task::{Question, TaskKind};
-    use meden_engine::{KvType, SkipOverflow};
+    use meden_engine::{KvTypes, SkipOverflow};
 
     fn record(item: usize, ratio: f64) -> Record {
         let identity = Identity {
@@ -85,7 +85,7 @@ mod tests {
             item,
             press: "knorm".parse().ok(),
             ratio,
-            kv: KvType::F16,
+            kv: KvTypes::F16,
             sinks: 4,
             recents: 64,
             skip_layers: None,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use meden_engine::{KvType, PressSpec};
+use meden_engine::{KvTypes, PressSpec};
 use meden_stats::bootstrap::Bootstrap;
 use meden_stats::moments;
 use serde::Serialize;
@@ -44,7 +44,7 @@ pub struct Line {
     /// Nominal share removed.
     pub ratio: f64,
     /// Element type.
-    pub kv: KvType,
+    pub kv: KvTypes,
     /// Items measured.
     pub items: usize,
     /// KL(dense || compressed) a token, in nats.
@@ -185,7 +185,7 @@ mod tests {
             item,
             ratio: if press.is_some() { 0.5 } else { 0.0 },
             press,
-            kv: KvType::F16,
+            kv: KvTypes::F16,
             sinks: 4,
             recents: 64,
             skip_layers: None,

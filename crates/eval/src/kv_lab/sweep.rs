@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use meden_engine::{Budget, EngineError, KvType, Model, Policy, PressSpec, Schedule, SkipOverflow};
+use meden_engine::{Budget, EngineError, KvTypes, Model, Policy, PressSpec, Schedule, SkipOverflow};
 use serde::{Deserialize, Serialize};
 
 use super::record::{Identity, Measured, Record, VERSION};
@@ -29,7 +29,7 @@ pub struct Spec {
     /// Shares removed, each in [0, 1).
     pub ratios: Vec<f64>,
     /// Element types; distances are to the dense cache of the first.
-    pub kv: Vec<KvType>,
+    pub kv: Vec<KvTypes>,
     /// Whether presses see the question.
     pub questions: Vec<Question>,
     /// Seeds of the data.
@@ -77,7 +77,7 @@ pub struct Cell {
     /// Share removed.
     pub ratio: f64,
     /// Element type.
-    pub kv: KvType,
+    pub kv: KvTypes,
 }
 
 /// What the sweep works on.
@@ -278,7 +278,7 @@ impl Work<'_> {
     /// Stops where the caller has asked for it.
     pub(super) fn check_cancelled(&self) -> Result<(), EvalError> {
         if self.cancel.load(Ordering::Relaxed) {
-            return Err(EngineError::Cancelled { done: 0, total: 0 }.into());
+            return Err(EngineError::Cancelled { done: 0, total: 0, pressed_layers: 0 }.into());
         }
         Ok(())
     }
@@ -298,7 +298,7 @@ mod tests {
             lengths: vec![256],
             presses: vec!["knorm".parse().unwrap()],
             ratios: vec![0.25, 0.5],
-            kv: vec![KvType::F16, KvType::Q8],
+            kv: vec![KvTypes::F16, KvTypes::Q8],
             questions: vec![Question::Unseen, Question::Seen],
             seeds: vec![1, 2],
             items: 3,

@@ -36,7 +36,7 @@ mod tests {
     use super::super::summary::Estimate;
     use super::*;
     use crate::task::{Question, TaskKind};
-    use meden_engine::KvType;
+    use meden_engine::KvTypes;
 
     fn line(kl: f64, high: f64, kv_bytes: f64) -> Line {
         let estimate = Estimate { value: kl, interval: Some([0.0, high]) };
@@ -46,7 +46,7 @@ mod tests {
             question: Question::Unseen,
             press: None,
             ratio: 0.0,
-            kv: KvType::F16,
+            kv: KvTypes::F16,
             items: 4,
             kl: estimate,
             top1: estimate,

@@ -17,6 +17,7 @@ mod rope;
 pub use activation::{gelu_tanh_mul, silu_mul};
 pub use elementwise::{add, add_bias, scale, softcap};
 pub use hadamard::{hadamard, hadamard_row};
+pub(crate) use norm::rms_norm_rows;
 pub use norm::{l2_norm, rms_norm, rms_norm_inplace};
 pub use rope::rope;
 

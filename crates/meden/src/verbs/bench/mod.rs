@@ -11,6 +11,7 @@ use meden_files::quantize::Recipe;
 use meden_kernels::limits::{self, Limits};
 use meden_kernels::pool::Pool;
 
+use crate::args::ModelArgs;
 use crate::cli::Global;
 use crate::exit::{Exit, failure, usage};
 use crate::progress::{Bar, say};
@@ -93,7 +94,7 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     }
     let mut rows = Vec::with_capacity(cases.len());
     for (number, case) in cases.iter().enumerate() {
-        let roof = limits.iter().find(|(threads, _)| *threads == case.threads).map(|(_, l)| l);
+        let roof = limits.iter().find(|(threads, _)| *threads == case.model.threads).map(|(_, l)| l);
         let roof = roof.ok_or_else(|| failure(Exit::Other, "bench: a thread count was not measured"))?;
         rows.push(measure(case, (number + 1, cases.len()), roof, global)?);
     }
@@ -153,18 +154,16 @@ fn cases(args: &Args, global: Global) -> anyhow::Result<Vec<Case>> {
     }
     let mut cases = Vec::new();
     for model in &args.model {
-        let path = load::find(model, global.quiet)?;
+        let model = load::find(model, global.quiet)?.display().to_string();
         for &threads in &args.threads {
+            let (weights, isa, quantize) = (args.weights, args.isa, args.quantize);
+            let model = ModelArgs { model: model.clone(), threads, weights, isa, quantize };
             for press in &args.press {
                 for &kv in &args.kv {
                     for &depth in &args.depth {
                         for &(test, n) in &tests {
                             cases.extend(args.batch.iter().map(|&batch| Case {
-                                model: path.clone(),
-                                weights: args.weights,
-                                quantize: args.quantize.map(|recipe| recipe.to_string()),
-                                isa: args.isa.map(|isa| isa.to_string()),
-                                threads,
+                                model: model.clone(),
                                 press: press.name.clone(),
                                 policy: press.policy(args.schedule),
                                 kv,

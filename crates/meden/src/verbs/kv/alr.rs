@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use meden_engine::{Control, KvType, SessionOptions};
+use meden_engine::{Control, KvTypes, SessionOptions};
 use meden_eval::kv_lab::alr::{self, Map};
 use meden_eval::kv_lab::label;
 use meden_report::html::Page;
@@ -65,7 +65,7 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     }
     ids.truncate(args.tokens + 1);
     opened.check_context("--tokens", ids.len())?;
-    let options = SessionOptions { kv_type: KvType::F32, ..SessionOptions::default() };
+    let options = SessionOptions { kv_type: KvTypes::F32, ..SessionOptions::default() };
     let loaded = opened.load(&options, ids.len())?;
     let maps = {
         let mut bar = Bar::new(global.quiet);

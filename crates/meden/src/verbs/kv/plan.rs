@@ -1,6 +1,6 @@
 //! `meden kv plan`: the bytes of a cache, from the model's configuration alone.
 
-use meden_engine::{Budget, Forecast, KvType, Policy, PressSpec, Run, SessionOptions};
+use meden_engine::{Budget, Forecast, KvTypes, Policy, PressSpec, Run, SessionOptions};
 use meden_eval::kv_lab::label;
 use meden_report::{Table, human};
 use serde::Serialize;
@@ -35,7 +35,7 @@ pub struct Args {
     press: PressList,
     /// Element types of cached keys and values
     #[arg(long, value_delimiter = ',', default_value = "f16", value_name = "f32|f16|q8,..")]
-    kv: Vec<KvType>,
+    kv: Vec<KvTypes>,
     /// Most tokens read in one go
     #[arg(long, default_value_t = 512, value_name = "N")]
     prefill_chunk: usize,
@@ -50,7 +50,7 @@ pub struct Args {
 struct Row {
     context: usize,
     decode: usize,
-    kv: KvType,
+    kv: KvTypes,
     press: Option<PressSpec>,
     budget: Option<Budget>,
     #[serde(flatten)]
@@ -122,7 +122,7 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-fn row(args: &Args, config: &meden_engine::Config, (kv, context): (KvType, usize), policy: Option<Policy>) -> Row {
+fn row(args: &Args, config: &meden_engine::Config, (kv, context): (KvTypes, usize), policy: Option<Policy>) -> Row {
     let named = policy.as_ref().map(|p| (p.press.clone(), p.budget)).unzip();
     let prefill_chunk = args.prefill_chunk;
     let mut options = SessionOptions { kv_type: kv, prefill_chunk, ..SessionOptions::default() };

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
-use meden_engine::{KvType, SessionOptions};
+use meden_engine::{KvTypes, SessionOptions};
 use meden_eval::EvalError;
 use meden_eval::kv_lab::record::Record;
 use meden_eval::kv_lab::store::Store;
@@ -52,7 +52,7 @@ pub struct Args {
     ratios: Vec<f64>,
     /// Element types of cached keys and values; distances are to the dense cache of the first
     #[arg(long, value_delimiter = ',', default_value = "f16", value_name = "f32|f16|q8,..")]
-    kv: Vec<KvType>,
+    kv: Vec<KvTypes>,
     /// Whether presses see the question: unseen, seen, or both
     #[arg(long, value_delimiter = ',', default_value = "unseen", value_name = "unseen|seen,..")]
     question: Vec<Question>,

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use meden_engine::{Budget, KvType, PressSpec, SessionOptions};
+use meden_engine::{Budget, KvTypes, PressSpec, SessionOptions};
 use meden_eval::kv_lab::label;
 use meden_eval::kv_lab::store::Store;
 use meden_eval::kv_lab::summary::{self, Line};
@@ -56,7 +56,7 @@ pub struct Args {
     skip: Vec<Layers>,
     /// Element type of cached keys and values
     #[arg(long, default_value = "f16", value_name = "f32|f16|q8")]
-    kv: KvType,
+    kv: KvTypes,
     #[command(flatten)]
     spare: SpareArgs,
     #[command(flatten)]
