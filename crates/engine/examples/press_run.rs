@@ -9,7 +9,7 @@
 use std::time::Instant;
 
 use meden_engine::{
-    Budget, Control, KvType, LoadOptions, Model, Policy, PressSpec, Rounding, Schedule, Session, SessionOptions,
+    Budget, Control, KvTypes, LoadOptions, Model, Policy, PressSpec, Rounding, Schedule, Session, SessionOptions,
     WeightMode,
 };
 
@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             })
         }
     };
-    let kv_type: KvType = job["kv"].as_str().unwrap_or("f16").parse()?;
+    let kv_type: KvTypes = job["kv"].as_str().unwrap_or("f16").parse()?;
     let options = SessionOptions { kv_type, policy, ..SessionOptions::default() };
     let mut session = Session::new(model, options)?;
     let start = Instant::now();

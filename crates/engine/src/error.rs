@@ -17,7 +17,7 @@ pub enum EngineError {
     Quantize {
         /// Hugging Face name of the tensor.
         tensor: String,
-        /// What is wrong, with the index of the value among the rows that were read.
+        /// What is wrong, with the index of the value in the tensor as the file has it.
         source: KernelError,
     },
     /// The file describes a model that the engine does not run.
@@ -58,12 +58,22 @@ pub enum EngineError {
     #[error("no tokens to read: the prompt is empty")]
     NoTokens,
     /// The caller asked to stop.
-    #[error("cancelled after {done} of {total} tokens; the session holds the tokens read so far")]
+    #[error("cancelled after {done} of {total} tokens; the session holds the tokens read so far{}", left_pressed(*pressed_layers))]
     Cancelled {
         /// Tokens of this call that are in the cache.
         done: usize,
         /// Tokens of this call.
         total: usize,
+        /// Layers that a press had thinned for the interrupted piece, which stay thinned.
+        pressed_layers: usize,
+    },
+    /// The caller asked to stop while a model was loaded.
+    #[error("interrupted while loading, after {done} of {total} bytes of weights")]
+    LoadCancelled {
+        /// Bytes loaded.
+        done: u64,
+        /// Bytes of all weights.
+        total: u64,
     },
     /// A compression policy that cannot be carried out.
     #[error("press `{press}`: {why}")]
@@ -133,4 +143,12 @@ pub enum EngineError {
     /// The session lost its cache in an earlier failed call.
     #[error("this session failed earlier in the middle of a step and cannot go on; restore or start again")]
     Poisoned,
+}
+
+fn left_pressed(layers: usize) -> String {
+    match layers {
+        0 => String::new(),
+        1 => ", and 1 layer stays as the press left it for the interrupted piece".to_owned(),
+        more => format!(", and {more} layers stay as the press left them for the interrupted piece"),
+    }
 }

@@ -113,27 +113,29 @@ pub trait Hook {
     fn visit(&mut self, visit: SiteVisit<'_>) -> Result<(), EngineError>;
 }
 
-/// Which hooks want which place; compiled once a call, empty when nobody looks.
+/// Which hooks want which place; compiled anew for each call, in memory that is kept.
+#[derive(Default)]
 pub(crate) struct HookPlan {
-    /// `(layers + 1) * sites` lists of hook numbers; empty when there are no hooks.
-    wanted: Vec<Vec<usize>>,
+    /// `((layers + 1) * sites, hooks)`; empty when there are no hooks.
+    wanted: Vec<bool>,
+    /// One a hook.
     fired: Vec<bool>,
 }
 
 impl HookPlan {
     /// Ask each hook what it wants of a model with `layers` layers. A hook that wants nothing is refused.
-    pub(crate) fn compile(hooks: &[&mut dyn Hook], layers: usize) -> Result<HookPlan, EngineError> {
-        if hooks.is_empty() {
-            return Ok(HookPlan { wanted: Vec::new(), fired: Vec::new() });
-        }
-        let mut wanted = vec![Vec::new(); (layers + 1) * Site::ALL.len()];
+    pub(crate) fn compile(&mut self, hooks: &[&mut dyn Hook], layers: usize) -> Result<(), EngineError> {
+        self.wanted.clear();
+        self.fired.clear();
+        self.wanted.resize((layers + 1) * Site::ALL.len() * hooks.len(), false);
+        self.fired.resize(hooks.len(), false);
         for (number, hook) in hooks.iter().enumerate() {
             let mut any = false;
             for site in Site::ALL {
                 let places = if site.is_global() { layers..layers + 1 } else { 0..layers };
                 for layer in places {
                     if hook.wants(site, layer) {
-                        wanted[layer * Site::ALL.len() + site as usize].push(number);
+                        self.wanted[place(site, layer) * hooks.len() + number] = true;
                         any = true;
                     }
                 }
@@ -145,12 +147,13 @@ impl HookPlan {
                 });
             }
         }
-        Ok(HookPlan { wanted, fired: vec![false; hooks.len()] })
+        Ok(())
     }
 
     /// Does anyone want this place?
     pub(crate) fn wants(&self, site: Site, layer: usize) -> bool {
-        self.wanted.get(layer * Site::ALL.len() + site as usize).is_some_and(|w| !w.is_empty())
+        let hooks = self.fired.len();
+        self.wanted[place(site, layer) * hooks..][..hooks].contains(&true)
     }
 
     /// Show the rows to every hook that wants this place.
@@ -161,13 +164,14 @@ impl HookPlan {
         positions: &[u32],
         rows: &mut [f32],
     ) -> Result<(), EngineError> {
-        if !self.wants(site, layer) || positions.is_empty() {
+        if positions.is_empty() {
             return Ok(());
         }
         let width = rows.len() / positions.len();
-        for &number in &self.wanted[layer * Site::ALL.len() + site as usize] {
-            self.fired[number] = true;
-            hooks[number].visit(SiteVisit { site, layer, positions, rows: &mut *rows, width })?;
+        let wanted = &self.wanted[place(site, layer) * hooks.len()..][..hooks.len()];
+        for ((hook, _), fired) in hooks.iter_mut().zip(wanted).zip(&mut self.fired).filter(|((_, wants), _)| **wants) {
+            *fired = true;
+            hook.visit(SiteVisit { site, layer, positions, rows: &mut *rows, width })?;
         }
         Ok(())
     }
@@ -183,4 +187,8 @@ impl HookPlan {
             }),
         }
     }
+}
+
+fn place(site: Site, layer: usize) -> usize {
+    layer * Site::ALL.len() + site as usize
 }

@@ -7,16 +7,16 @@ use std::sync::Arc;
 
 use common::{ids, kept, policy, presses};
 use meden_engine::hook::{Hook, Site, SiteVisit};
-use meden_engine::{BatchItem, Control, KvType, LogitRows, Model, Session, SessionOptions, forward_batch};
+use meden_engine::{BatchItem, Control, KvTypes, LogitRows, Model, Session, SessionOptions, forward_batch};
 
 /// A dense session, a pressed one with small chunks, and one in q8.
 fn sessions(model: &Arc<Model>) -> Vec<Session> {
     let open = |options: SessionOptions| Session::new(model.clone(), options).unwrap();
     let pressed = policy(&presses()[0], "20", "prefill_chunk:8,decode_every:4");
     vec![
-        open(SessionOptions { kv_type: KvType::F32, ..SessionOptions::default() }),
+        open(SessionOptions { kv_type: KvTypes::F32, ..SessionOptions::default() }),
         open(SessionOptions { policy: Some(pressed), prefill_chunk: 7, ..SessionOptions::default() }),
-        open(SessionOptions { kv_type: KvType::Q8, ..SessionOptions::default() }),
+        open(SessionOptions { kv_type: KvTypes::Q8, ..SessionOptions::default() }),
     ]
 }
 

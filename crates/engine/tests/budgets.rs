@@ -6,7 +6,7 @@ mod common;
 use common::{ids, kept, max_diff, open, oracle, policy, presses, run, tensors};
 use meden_engine::hook::{Hook, Site, SiteVisit};
 use meden_engine::{
-    Budget, Control, EngineError, KvType, Policy, PressSpec, Schedule, Session, SessionOptions, SkipOverflow,
+    Budget, Control, EngineError, KvTypes, Policy, PressSpec, Schedule, Session, SessionOptions, SkipOverflow,
 };
 
 #[test]
@@ -218,9 +218,9 @@ fn knorm_chooses_the_same_in_every_cache_type() {
         run(&mut session, &ids(60));
         kept(&session)[1].clone()
     };
-    let skip_none = choose(KvType::F32);
-    assert_eq!(skip_none, choose(KvType::F32));
-    let (f16, q8) = (choose(KvType::F16), choose(KvType::Q8));
+    let skip_none = choose(KvTypes::F32);
+    assert_eq!(skip_none, choose(KvTypes::F32));
+    let (f16, q8) = (choose(KvTypes::F16), choose(KvTypes::Q8));
     // layer 1 reads a stream that the rounded cache of layer 0 has touched: sets agree but for near ties
     for (a, b) in [(&skip_none, &f16), (&skip_none, &q8)] {
         for (a, b) in a.iter().zip(b) {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::{Tensor, max_diff, oracle, tensors};
-use meden_engine::{Control, KvType, LogitRows, Session, SessionOptions, WeightMode};
+use meden_engine::{Control, KvTypes, LogitRows, Session, SessionOptions, WeightMode};
 use meden_files::gguf::{GgufWriter, Value};
 use meden_files::names;
 use meden_kernels::dtype::DType;
@@ -112,7 +112,7 @@ fn write_gguf(config: &Json, weights: &BTreeMap<String, Tensor>, path: &Path) {
 
 fn logits(path: &Path, ids: &[u32]) -> Vec<f32> {
     let model = common::load(path, WeightMode::Native, 1);
-    let options = SessionOptions { kv_type: KvType::F32, ..SessionOptions::default() };
+    let options = SessionOptions { kv_type: KvTypes::F32, ..SessionOptions::default() };
     let mut session = Session::new(model, options).unwrap();
     session.forward(ids, LogitRows::All, &mut Control::default()).unwrap()
 }

@@ -5,7 +5,7 @@
 
 mod common;
 
-use meden_engine::{Control, KvType, LogitRows, Policy, PressSpec, Session, SessionOptions};
+use meden_engine::{Control, KvTypes, LogitRows, Policy, PressSpec, Session, SessionOptions};
 use meden_report::memory;
 
 const MIB: u64 = 1 << 20;
@@ -28,7 +28,7 @@ fn resident_memory_falls_with_the_cache_and_a_chunked_prefill_stays_bounded() {
     let press: PressSpec = "knorm".parse().unwrap();
     let schedule = format!("prefill_chunk:{chunk}").parse().unwrap();
     let policy = Policy { schedule, ..Policy::new(press.clone(), format!("{budget}").parse().unwrap()) };
-    let options = SessionOptions { kv_type: KvType::F32, policy: Some(policy), ..SessionOptions::default() };
+    let options = SessionOptions { kv_type: KvTypes::F32, policy: Some(policy), ..SessionOptions::default() };
     let mut bounded = Session::new(model.clone(), options).unwrap();
     if memory::reset_peak() {
         let before = memory::resident().unwrap();
@@ -52,7 +52,7 @@ fn resident_memory_falls_with_the_cache_and_a_chunked_prefill_stays_bounded() {
 
     // evicted pages are given back to the system
     let mut session =
-        Session::new(model.clone(), SessionOptions { kv_type: KvType::F32, ..SessionOptions::default() }).unwrap();
+        Session::new(model.clone(), SessionOptions { kv_type: KvTypes::F32, ..SessionOptions::default() }).unwrap();
     session.forward(&text, LogitRows::None, &mut Control::default()).unwrap();
     let full = session.stats();
     let before = memory::resident().unwrap();

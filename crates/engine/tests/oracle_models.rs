@@ -5,7 +5,7 @@ mod common;
 
 use common::{argmax, log_softmax, margin, max_diff, oracle, tensors};
 use meden_engine::hook::{Hook, Site, SiteVisit};
-use meden_engine::{Control, EngineError, KvType, LogitRows, Model, Session, SessionOptions, WeightMode};
+use meden_engine::{Control, EngineError, KvTypes, LogitRows, Model, Session, SessionOptions, WeightMode};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ fn ids(value: &Value) -> Vec<u32> {
     serde_json::from_value(value.clone()).unwrap()
 }
 
-fn session(model: &Arc<Model>, kv_type: KvType) -> Session {
+fn session(model: &Arc<Model>, kv_type: KvTypes) -> Session {
     Session::new(model.clone(), SessionOptions { kv_type, ..SessionOptions::default() }).unwrap()
 }
 
@@ -42,7 +42,7 @@ impl Hook for LastHidden {
 fn check_prompts(model: &Arc<Model>, root: &Path, tolerance: f32) {
     let tensors = tensors(&root.join("prompts.safetensors"));
     for (number, prompt) in json(root.join("prompts.json")).as_array().unwrap().iter().enumerate() {
-        let mut session = session(model, KvType::F32);
+        let mut session = session(model, KvTypes::F32);
         let mut hidden = LastHidden::default();
         let mut control = Control { hooks: vec![&mut hidden], ..Control::default() };
         let mut logits = session.prefill(&ids(&prompt["ids"]), &mut control).unwrap();
@@ -74,7 +74,7 @@ fn check_prompts(model: &Arc<Model>, root: &Path, tolerance: f32) {
 }
 
 /// Negative log-likelihood of each next token, and what else a comparison needs.
-fn score(model: &Arc<Model>, tokens: &[u32], kv_type: KvType) -> (Vec<f64>, Vec<Vec<f32>>) {
+fn score(model: &Arc<Model>, tokens: &[u32], kv_type: KvTypes) -> (Vec<f64>, Vec<Vec<f32>>) {
     let (mut nll, mut rows) = (Vec::new(), Vec::new());
     let mut emit = |row: usize, logits: &[f32]| {
         if let Some(&next) = tokens.get(row + 1) {
@@ -93,7 +93,7 @@ fn mean(values: &[f64]) -> f64 {
 
 fn check_perplexity(model: &Arc<Model>, root: &Path, nll_tolerance: f64) {
     let file = json(root.join("perplexity.json"));
-    let (nll, _) = score(model, &ids(&file["ids"]), KvType::F32);
+    let (nll, _) = score(model, &ids(&file["ids"]), KvTypes::F32);
     let want: Vec<f64> = serde_json::from_value(file["nll"].clone()).unwrap();
     assert_eq!(nll.len(), want.len());
     let diff = (mean(&nll) - mean(&want)).abs();
@@ -102,8 +102,8 @@ fn check_perplexity(model: &Arc<Model>, root: &Path, nll_tolerance: f64) {
 
 /// The quantised kernels against the dequantised f32 path on the same ids.
 fn check_quantised(quantised: &Arc<Model>, exact: &Arc<Model>, tokens: &[u32]) {
-    let (nll_q, rows_q) = score(quantised, tokens, KvType::F16);
-    let (nll_f, rows_f) = score(exact, tokens, KvType::F32);
+    let (nll_q, rows_q) = score(quantised, tokens, KvTypes::F16);
+    let (nll_f, rows_f) = score(exact, tokens, KvTypes::F32);
     let (mut kl, mut same) = (0.0, 0);
     for (q, f) in rows_q.iter().zip(&rows_f) {
         let (lq, lf) = (log_softmax(q), log_softmax(f));
@@ -142,8 +142,8 @@ fn mapped_weights_give_the_same_logits_as_resident_ones() {
     let Some(root) = oracle("smollm2") else { return };
     let tokens = &ids(&json(root.join("perplexity.json"))["ids"])[..64];
     let mapped = common::load(common::smollm2_path(), WeightMode::Mapped, 2);
-    let (_, resident) = score(&common::smollm2(), tokens, KvType::F32);
-    let (_, mapped) = score(&mapped, tokens, KvType::F32);
+    let (_, resident) = score(&common::smollm2(), tokens, KvTypes::F32);
+    let (_, mapped) = score(&mapped, tokens, KvTypes::F32);
     for (a, b) in resident.iter().zip(&mapped) {
         assert!(max_diff(a, b) < 1e-3, "mapped and resident kernels may differ by rounding only");
     }
@@ -176,7 +176,7 @@ fn gemma_in_f32_gives_the_reference_values_and_its_kernels_stay_close() {
         }
         Ok(())
     };
-    session(&exact, KvType::F32).score(tokens, LogitRows::All, &mut Control::default(), &mut emit).unwrap();
+    session(&exact, KvTypes::F32).score(tokens, LogitRows::All, &mut Control::default(), &mut emit).unwrap();
     assert!((mean(&nll) - mean(&want)).abs() < 1e-4, "mean nll {} against {}", mean(&nll), mean(&want));
     let quantised = common::load(&path, WeightMode::Native, 2);
     check_quantised(&quantised, &exact, &tokens[..256]);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use common::{Tensor, log_softmax, max_diff, oracle, tensors};
 use meden_engine::press::registry::REGISTRY;
 use meden_engine::{
-    Budget, Control, KvType, LogitRows, Model, Policy, PressSpec, Rounding, Schedule, Session, SessionOptions,
+    Budget, Control, KvTypes, LogitRows, Model, Policy, PressSpec, Rounding, Schedule, Session, SessionOptions,
 };
 use serde_json::Value;
 
@@ -71,7 +71,7 @@ fn policy(case: &Case<'_>, kept: f64) -> Policy {
 /// The context read without a press, gathering what the cases will need.
 fn dense(model: &Arc<Model>, cases: &[&Case<'_>], context: &[u32]) -> Session {
     let options = SessionOptions {
-        kv_type: KvType::F32,
+        kv_type: KvTypes::F32,
         watch: cases.iter().map(|case| case.press.clone()).collect(),
         ..SessionOptions::default()
     };
@@ -191,7 +191,7 @@ fn check_case(dense: &Session, file: &BTreeMap<String, Tensor>, case: &Case<'_>,
     pressed.compress(&policy).unwrap_or_else(|error| panic!("{at}: {error}"));
     if tiny {
         // pressed on the way, layer by layer, is the same as pressed afterwards
-        let options = SessionOptions { kv_type: KvType::F32, policy: Some(policy), ..SessionOptions::default() };
+        let options = SessionOptions { kv_type: KvTypes::F32, policy: Some(policy), ..SessionOptions::default() };
         let mut on_the_way = Session::new(model.clone(), options).unwrap();
         on_the_way.prefill(&context, &mut Control::default()).unwrap();
         assert_eq!(common::kept(&on_the_way), common::kept(&pressed), "{at}: pressed on the way and afterwards");

@@ -5,7 +5,7 @@ mod common;
 
 use common::{argmax, margin, max_diff, oracle, tensors};
 use meden_engine::hook::{Hook, Site, SiteVisit};
-use meden_engine::{Control, EngineError, KvType, LogitRows, Session, SessionOptions, WeightMode};
+use meden_engine::{Control, EngineError, KvTypes, LogitRows, Session, SessionOptions, WeightMode};
 
 const LOGITS: f32 = 2e-4;
 
@@ -32,7 +32,7 @@ impl Hook for Hidden {
 }
 
 fn f32_options(chunk: usize) -> SessionOptions {
-    SessionOptions { kv_type: KvType::F32, prefill_chunk: chunk, ..SessionOptions::default() }
+    SessionOptions { kv_type: KvTypes::F32, prefill_chunk: chunk, ..SessionOptions::default() }
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod common;
 use common::{ids, kept, presses};
 use meden_engine::press::policy::PrefillSchedule;
 use meden_engine::{
-    Budget, Control, EngineError, KvType, LogitRows, Policy, Schedule, Session, SessionOptions, SkipOverflow,
+    Budget, Control, EngineError, KvTypes, LogitRows, Policy, Schedule, Session, SessionOptions, SkipOverflow,
 };
 use proptest::prelude::*;
 
@@ -39,7 +39,7 @@ fn schedule() -> impl Strategy<Value = Schedule> {
 
 fn case() -> impl Strategy<Value = Case> {
     let model = prop_oneof![Just("llama"), Just("qwen3"), Just("gemma3"), Just("llama-mha-bias")];
-    let kv = prop_oneof![Just(KvType::F32), Just(KvType::F16), Just(KvType::Q8)];
+    let kv = prop_oneof![Just(KvTypes::F32), Just(KvTypes::F16), Just(KvTypes::Q8), Just(KvTypes::Q4)];
     let protect = (0usize..6, 0usize..10);
     let skip = proptest::collection::btree_set(0usize..3, 0..3);
     let overflow = prop_oneof![Just(SkipOverflow::Window), Just(SkipOverflow::Grow)];

@@ -230,6 +230,68 @@ fn a_pre_tokenizer_without_a_name_is_refused_and_named() {
     }
 }
 
+/// Puts a value into a tensor of a model's file, which holds floats of four bytes.
+fn put(path: &Path, tensor: &str, index: usize, value: f32) {
+    let files = ModelFiles::open(path).unwrap();
+    let info = files.require(tensor).unwrap();
+    assert_eq!(info.bytes, 4 * info.elements(), "{tensor}");
+    let (file, offset) = files.location(info);
+    let mut bytes = std::fs::read(file).unwrap();
+    bytes[offset as usize + 4 * index..][..4].copy_from_slice(&value.to_le_bytes());
+    std::fs::write(file, bytes).unwrap();
+}
+
+fn quantized(path: &Path, recipe: &str) -> Result<std::sync::Arc<Model>, meden_engine::EngineError> {
+    let quantize = Some(recipe.parse().unwrap());
+    Model::load(&ModelFiles::open(path).unwrap(), &LoadOptions { quantize, ..LoadOptions::default() })
+}
+
+#[test]
+fn a_weight_that_is_no_number_is_named_by_its_place_in_the_file_whatever_way_its_rows_move() {
+    // q of llama changes the order of its rows on the way into GGUF, and back on the way into the engine
+    for (tensor, row) in [("q_proj", 5), ("v_proj", 5)] {
+        let name = format!("model.layers.1.self_attn.{tensor}.weight");
+        let Some(folder) = copy("llama") else { return };
+        let gguf = convert(&folder, "f32");
+        let files = ModelFiles::open(&folder).unwrap();
+        let index = row * files.require(&name).unwrap().shape[1] + 3;
+        put(&folder, &name, index, f32::NAN);
+        put(&gguf, &name, index, f32::NAN);
+        let place = format!("value {index} is NaN");
+        for path in [&folder, &gguf] {
+            let error = quantized(path, "q8_0").unwrap_err().to_string();
+            assert!(error.contains(&name) && error.contains(&place), "{error}");
+        }
+        let files = ModelFiles::open(&folder).unwrap();
+        let additions = export::additions(&files, &folder.join("scratch")).unwrap();
+        let plan = Plan::new(&files, "q8_0".parse().unwrap(), additions).unwrap();
+        let error = write(&plan, &folder.join("out.gguf"), true, &Pool::new(2), Watch::default()).unwrap_err();
+        assert!(error.to_string().contains(&name) && error.to_string().contains(&place), "{error}");
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}
+
+#[test]
+fn loading_counts_what_a_format_cannot_hold_and_looks_at_what_it_only_copies() {
+    let Some(folder) = copy("llama") else { return };
+    let name = "model.layers.0.mlp.up_proj.weight";
+    put(&folder, name, 7, 1e30);
+    let model = quantized(&folder, "q8_0").unwrap();
+    let [row] = model.clamped().rows() else { panic!("one tensor: {:?}", model.clamped()) };
+    assert_eq!((row.tensor.as_str(), row.values), (name, 1));
+    let plain = Model::load(&ModelFiles::open(&folder).unwrap(), &LoadOptions::default()).unwrap();
+    assert!(plain.clamped().is_empty());
+    // vectors and tensors of the wanted type are not converted, but looked at
+    for (tensor, index) in [(name, 9), ("model.layers.1.input_layernorm.weight", 2)] {
+        put(&folder, name, 7, 0.0);
+        put(&folder, tensor, index, f32::INFINITY);
+        let error = quantized(&folder, "f32").unwrap_err().to_string();
+        assert!(error.contains(tensor) && error.contains(&format!("value {index} is inf")), "{error}");
+        put(&folder, tensor, index, 1.0);
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
 #[test]
 fn quantising_at_load_refuses_other_ways_of_holding_weights_and_marks_the_model() {
     let Some(folder) = oracle("tiny/llama") else { return };

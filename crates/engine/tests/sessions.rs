@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use common::{ids, kept, max_diff, open, policy, presses, run};
 use meden_engine::hook::{Hook, Site, SiteVisit};
-use meden_engine::{Control, EngineError, KvType, Session, SessionOptions};
+use meden_engine::{Control, EngineError, KvTypes, Session, SessionOptions};
 
 #[test]
 fn forks_share_pages_until_they_write_and_never_touch_each_other() {
@@ -63,7 +63,7 @@ fn a_saved_session_goes_on_bit_identically() {
     let dir = std::env::temp_dir().join(format!("meden-session-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     let path = dir.join("s.kv");
-    for kv_type in [KvType::F32, KvType::F16, KvType::Q8] {
+    for kv_type in [KvTypes::F32, KvTypes::F16, KvTypes::Q8, KvTypes::Q8_Q4] {
         let options = SessionOptions {
             kv_type,
             policy: Some(policy(&presses()[0], "24", "decode_every:4")),
@@ -98,45 +98,92 @@ fn a_saved_session_goes_on_bit_identically() {
     std::fs::remove_dir_all(&dir).unwrap();
 }
 
+/// Cancels, or fails, behind a layer's attention once position 16 goes by.
+struct Stop<'a> {
+    flag: &'a AtomicBool,
+    layer: usize,
+    fail: bool,
+}
+
+impl Hook for Stop<'_> {
+    fn name(&self) -> &str {
+        "stop"
+    }
+    fn wants(&self, site: Site, layer: usize) -> bool {
+        site == Site::ResidMid && layer == self.layer
+    }
+    fn visit(&mut self, visit: SiteVisit<'_>) -> Result<(), EngineError> {
+        if visit.positions[0] >= 16 {
+            self.flag.store(true, std::sync::atomic::Ordering::Relaxed);
+            if self.fail {
+                return Err(EngineError::Hook { hook: "stop".into(), why: "on purpose".into() });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn stopped(session: &mut Session, layer: usize, fail: bool) -> EngineError {
+    let flag = AtomicBool::new(false);
+    let mut hook = Stop { flag: &flag, layer, fail };
+    let mut control = Control { cancel: Some(&flag), hooks: vec![&mut hook], ..Control::default() };
+    session.prefill(&ids(40), &mut control).unwrap_err()
+}
+
 #[test]
 fn a_cancelled_or_failed_call_leaves_the_session_as_it_was() {
     let Some(model) = common::tiny("llama") else { return };
-    struct Stop<'a>(&'a AtomicBool, bool);
-    impl Hook for Stop<'_> {
-        fn name(&self) -> &str {
-            "stop"
-        }
-        fn wants(&self, site: Site, layer: usize) -> bool {
-            site == Site::ResidMid && layer == 1
-        }
-        fn visit(&mut self, visit: SiteVisit<'_>) -> Result<(), EngineError> {
-            if visit.positions[0] >= 16 {
-                self.0.store(true, std::sync::atomic::Ordering::Relaxed);
-                if self.1 {
-                    return Err(EngineError::Hook { hook: "stop".into(), why: "on purpose".into() });
-                }
-            }
-            Ok(())
-        }
-    }
     for fail in [false, true] {
-        let flag = AtomicBool::new(false);
-        let mut hook = Stop(&flag, fail);
         let mut options = open(&model, None).options().clone();
         options.prefill_chunk = 8;
         let mut session = Session::new(model.clone(), options.clone()).unwrap();
-        let mut control = Control { cancel: Some(&flag), hooks: vec![&mut hook], ..Control::default() };
-        let error = session.prefill(&ids(40), &mut control).unwrap_err();
-        drop(control);
+        let error = stopped(&mut session, 1, fail);
         if !fail {
-            assert!(matches!(error, EngineError::Cancelled { done: 16, total: 40 }), "{error}");
+            assert!(matches!(error, EngineError::Cancelled { done: 16, total: 40, pressed_layers: 0 }), "{error}");
         }
         assert_eq!(session.seen(), 16);
         assert!(kept(&session).iter().flatten().all(|h| h.len() == 16));
         let rest = session.prefill(&ids(40)[16..], &mut Control::default()).unwrap();
         let mut fresh = Session::new(model.clone(), options).unwrap();
         assert_eq!(rest, fresh.prefill(&ids(40), &mut Control::default()).unwrap(), "and it can go on from there");
+        assert_eq!(session.stats().notes, fresh.stats().notes);
     }
+}
+
+#[test]
+fn what_a_press_evicted_for_an_interrupted_piece_is_told() {
+    let Some(model) = common::tiny("llama") else { return };
+    let layers = model.config().layers;
+    let told = |session: &Session| session.stats().notes.into_iter().find(|note| note.contains("interrupted"));
+    let mut last = 0;
+    // a piece that is cancelled in the last layer is finished
+    for (layer, fail) in (0..layers - 1).map(|layer| (layer, false)).chain((0..layers).map(|layer| (layer, true))) {
+        let mut session = open(&model, Some(policy(&presses()[0], "18", "prefill_chunk:8")));
+        let error = stopped(&mut session, layer, fail);
+        assert_eq!(session.seen(), 16);
+        let pressed: Vec<bool> = kept(&session).iter().map(|heads| heads.iter().any(|h| h.len() < 16)).collect();
+        let count = pressed.iter().filter(|p| **p).count();
+        // a layer that is skipped goes only over what its window holds; the others went down to 18 of 24, 16 of 16
+        assert_eq!(pressed[..layer + 1], vec![true; layer + 1]);
+        assert!(!pressed[layer + 1..].contains(&true), "the layers behind were not reached");
+        if let EngineError::Cancelled { pressed_layers, .. } = error {
+            assert_eq!(pressed_layers, count);
+            assert!(error.to_string().contains(&format!("{count} layer")), "{error}");
+        } else {
+            assert!(fail, "{error}");
+        }
+        let note = told(&session).unwrap();
+        assert!(note.contains(&format!("{count} of {layers} layers")), "{note}");
+        session.rewind(16).unwrap();
+        let path = std::env::temp_dir().join(format!("meden-interrupted-{}.kv", std::process::id()));
+        session.save(&path).unwrap();
+        assert_eq!(told(&Session::restore(model.clone(), &path).unwrap()), Some(note.clone()));
+        std::fs::remove_file(path).unwrap();
+        assert_eq!(told(&session.fork().unwrap()), Some(note));
+        session.prefill(&ids(40)[16..], &mut Control::default()).unwrap();
+        last = count;
+    }
+    assert_eq!(last, layers);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What can go wrong while judging.
 
 use meden_engine::EngineError;
+use meden_engine::text::TextError;
 
 /// Errors of this crate.
 #[derive(Debug, thiserror::Error)]
@@ -8,6 +9,36 @@ pub enum EvalError {
     /// The engine refused or was cancelled.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The tokenizer or the chat template refused.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// A prompt that cannot be put together.
+    #[error("cannot make a prompt: {why}")]
+    Prompt {
+        /// What is in the way, and what to do.
+        why: String,
+    },
+    /// A text with too few tokens for the items that are wanted of it.
+    #[error("the text `{name}` has {tokens} tokens; {needed} are needed; give a longer one or a smaller length")]
+    TextTooShort {
+        /// Name of the text.
+        name: String,
+        /// Its tokens.
+        tokens: usize,
+        /// Fewest that would do.
+        needed: usize,
+    },
+    /// A file of results that cannot be gone on with.
+    #[error("results, line {line}: {why}")]
+    Results {
+        /// Number of the line, from 1.
+        line: usize,
+        /// What is wrong, and what to do.
+        why: String,
+    },
+    /// Results could not be written.
+    #[error("the result cannot be written: {0}")]
+    Write(#[from] std::io::Error),
     /// A setting out of its range.
     #[error("{field} is {value}; allowed: {allowed}")]
     Setting {

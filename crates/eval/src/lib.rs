@@ -1,11 +1,15 @@
 //! Judges: how good a model or a press is, with an interval.
 //!
 //! - [`perplexity`]: how surprised a model is by a text, in windows or with one running cache
+//! - [`task`]: things to read and to be asked about, made from seeds
+//! - [`kv_lab`]: what a compressed cache costs and what it has lost
 //!
-//! A judge is given token ids and a model; it knows no tokenizer, no file and no clock. What it reports is measured on
-//! the tokens it was given, never extrapolated.
+//! A judge knows no file and no clock: texts are given to it, results are handed out one by one, and who wants
+//! milliseconds brings a clock. What it reports is measured on the tokens it was given, never extrapolated.
 
 mod error;
+pub mod kv_lab;
 pub mod perplexity;
+pub mod task;
 
 pub use error::EvalError;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use meden_engine::{EngineError, KvType, LoadOptions, Model, SessionOptions};
+use meden_engine::{EngineError, KvTypes, LoadOptions, Model, SessionOptions};
 use meden_eval::EvalError;
 use meden_eval::perplexity::{Options, Regime, Watch, measure};
 use meden_files::ModelFiles;
@@ -40,7 +40,7 @@ fn reference() -> Option<(Arc<Model>, Vec<u32>, Vec<f64>)> {
 }
 
 fn options(regime: Regime) -> Options {
-    let session = SessionOptions { kv_type: KvType::F32, ..SessionOptions::default() };
+    let session = SessionOptions { kv_type: KvTypes::F32, ..SessionOptions::default() };
     Options { regime, session, level: 0.95 }
 }
 

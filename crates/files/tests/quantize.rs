@@ -112,6 +112,47 @@ fn a_value_that_is_no_number_is_named_with_its_tensor_and_index_and_leaves_no_fi
 }
 
 #[test]
+fn a_scale_that_is_no_number_is_found_in_a_tensor_that_would_be_copied() {
+    let folder = folder("copied");
+    let (from, mid, to) = (folder.join("in.gguf"), folder.join("mid.gguf"), folder.join("out.gguf"));
+    model(&from, None);
+    run(&from, &mid, "q8_0", false).unwrap();
+    let gguf = Gguf::open(&mid).unwrap();
+    let tensor = gguf.tensor("blk.1.ffn_up.weight").unwrap();
+    assert_eq!(tensor.dtype, DType::Q8_0);
+    let mut bytes = std::fs::read(&mid).unwrap();
+    // the scale (f16) of the third block of the sixth row becomes NaN
+    let at = tensor.offset() as usize + 5 * DType::Q8_0.row_bytes(256).unwrap() + 2 * 34;
+    bytes[at..at + 2].copy_from_slice(&0x7e00u16.to_le_bytes());
+    std::fs::write(&mid, bytes).unwrap();
+    let error = run(&mid, &to, "q8_0", false).unwrap_err();
+    assert!(matches!(error, QuantizeError::Tensor { .. }), "{error:?}");
+    let text = error.to_string();
+    assert!(text.contains("up") && text.contains(&(5 * 256 + 64).to_string()), "{text}");
+    assert!(!to.exists());
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn values_that_a_format_cannot_hold_are_counted_by_tensor() {
+    let folder = folder("beyond");
+    let (from, to) = (folder.join("in.gguf"), folder.join("out.gguf"));
+    model(&from, Some(1e30));
+    let files = ModelFiles::open(&from).unwrap();
+    for (recipe, beyond) in [("f32", 0), ("bf16", 0), ("f16", 1), ("q8_0", 1), ("q4_k", 1), ("iq4_xs", 1)] {
+        let plan = Plan::new(&files, recipe.parse().unwrap(), Additions::default()).unwrap();
+        let done = write(&plan, &to, true, &Pool::new(2), Watch::default()).unwrap();
+        assert_eq!(done.clamped.values(), beyond, "{recipe}: {:?}", done.clamped);
+        if beyond > 0 {
+            let [row] = done.clamped.rows() else { panic!("one tensor: {:?}", done.clamped) };
+            assert!(row.tensor.contains("1") && row.tensor.contains("up"), "{row:?}");
+            assert!(done.clamped.to_string().contains(&row.tensor), "{}", done.clamped);
+        }
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
 fn outputs_that_are_there_or_are_the_input_are_refused() {
     let folder = folder("targets");
     let (from, to) = (folder.join("in.gguf"), folder.join("out.gguf"));

@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 /// An instruction set level. Later levels include the earlier ones.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum Isa {
     /// Portable Rust without `unsafe`: the twin that tests compare against.
     Scalar,

@@ -28,6 +28,10 @@ fn pages_are_whole_system_pages_of_sixteen_tokens_or_more_and_nearly_full() {
     assert_eq!((half.tokens(), half.page_bytes(), half.token_bytes()), (16, 4096, 256));
     let eight = PageLayout::new(64, 64, KvType::Q8, KvType::Q8);
     assert_eq!((eight.tokens(), eight.page_bytes(), eight.token_bytes()), (30, 4096, 136));
+    let mixed = PageLayout::new(64, 64, KvType::Q8, KvType::Q4);
+    assert_eq!((mixed.tokens(), mixed.page_bytes(), mixed.token_bytes()), (37, 4096, 108));
+    let four = PageLayout::new(64, 64, KvType::Q4, KvType::Q4);
+    assert_eq!((four.tokens(), four.page_bytes(), four.token_bytes()), (51, 4096, 80));
 }
 
 #[test]
@@ -48,10 +52,15 @@ fn every_slot_of_a_full_page_comes_back() {
     }
 }
 
-/// Exact, or for q8 within half a step of the group (whose largest value is below 16.3) and the rounding of its scale.
+/// Exact, or within half a step of the group and the rounding of its scale: the largest value is below 16.3, least and
+/// largest are less than 31.3 apart.
 fn near(got: &[f32], expected: &[f32], kind: KvType) {
     for (g, e) in got.iter().zip(expected) {
-        let tolerance = if kind == KvType::Q8 { 16.3 / 127.0 * 0.57 } else { 0.0 };
+        let tolerance = match kind {
+            KvType::F32 | KvType::F16 => 0.0,
+            KvType::Q8 => 16.3 / 127.0 * 0.57,
+            KvType::Q4 => 31.3 / 15.0 * 0.51,
+        };
         assert!((g - e).abs() <= tolerance, "{kind}: {g} against {e}");
     }
 }
@@ -82,31 +91,58 @@ fn copies_and_moves_keep_every_bit() {
 }
 
 #[test]
-fn damage_shows_in_q8_instead_of_turning_into_zeros() {
-    let layout = PageLayout::new(64, 64, KvType::Q8, KvType::Q8);
-    let mut page = vec![0; layout.page_bytes()];
-    let mut key = row(0, 64, 0);
-    key[40] = f32::INFINITY;
-    layout.write(&mut page, 0, &key, &[0.0; 64]);
-    let mut out = [0.0; 64];
-    layout.read_key(&page, 0, &mut out);
-    near(&out[..32], &key[..32], KvType::Q8);
-    assert!(out[32..].iter().all(|x| x.is_nan()));
-    layout.read_value(&page, 0, &mut out);
-    assert_eq!(out, [0.0; 64]);
+fn damage_shows_in_groups_instead_of_turning_into_numbers() {
+    for kind in [KvType::Q8, KvType::Q4] {
+        let layout = PageLayout::new(64, 64, kind, kind);
+        let mut page = vec![0; layout.page_bytes()];
+        let mut key = row(0, 64, 0);
+        for damage in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+            key[40] = damage;
+            layout.write(&mut page, 0, &key, &[0.0; 64]);
+            let mut out = [0.0; 64];
+            layout.read_key(&page, 0, &mut out);
+            near(&out[..32], &key[..32], kind);
+            assert!(out[32..].iter().all(|x| x.is_nan()), "{kind}, {damage}");
+            layout.read_value(&page, 0, &mut out);
+            assert_eq!(out, [0.0; 64]);
+        }
+    }
 }
 
 #[test]
-fn q8_survives_values_beyond_the_range_of_its_scale() {
-    let layout = PageLayout::new(32, 32, KvType::Q8, KvType::Q8);
+fn groups_survive_values_beyond_the_range_of_their_scale() {
+    for (kind, most) in [(KvType::Q8, 8e6), (KvType::Q4, 1e6)] {
+        let layout = PageLayout::new(32, 32, kind, kind);
+        let mut page = vec![0; layout.page_bytes()];
+        let mut out = [0.0; 32];
+        // 65504 steps are the most a scale can stand for; a denormal scale is coarse but not zero.
+        layout.write(&mut page, 1, &[1e30; 32], &[1e-5; 32]);
+        layout.read_key(&page, 1, &mut out);
+        assert!(out.iter().all(|x| x.is_finite() && *x > most), "{kind}: {out:?}");
+        layout.read_value(&page, 1, &mut out);
+        assert!(out.iter().all(|x| (x - 1e-5).abs() < 4e-6), "{kind}: {out:?}");
+        // Both ends at once.
+        let ends: Vec<f32> = (0..32).map(|i| if i % 2 == 0 { -1e30 } else { 1e30 }).collect();
+        layout.write(&mut page, 1, &ends, &ends);
+        layout.read_key(&page, 1, &mut out);
+        assert!(out.iter().zip(&ends).all(|(x, e)| x.is_finite() && (x - e).abs() <= e.abs()), "{kind}: {out:?}");
+    }
+}
+
+/// What a minimum beside the scale is for: a group far from zero keeps its steps small.
+#[test]
+fn q4_spends_its_steps_between_least_and_largest() {
+    let layout = PageLayout::new(32, 32, KvType::Q4, KvType::Q4);
     let mut page = vec![0; layout.page_bytes()];
-    let mut out = [0.0; 32];
-    // 65504 * 127 is the most a scale can stand for; a denormal scale is coarse but not zero.
-    layout.write(&mut page, 1, &[1e30; 32], &[1e-5; 32]);
-    layout.read_key(&page, 1, &mut out);
-    assert!(out.iter().all(|x| x.is_finite() && *x > 8e6), "{out:?}");
-    layout.read_value(&page, 1, &mut out);
-    assert!(out.iter().all(|x| (x - 1e-5).abs() < 4e-6), "{out:?}");
+    for offset in [-8.0, 0.0, 8.0] {
+        let values: Vec<f32> = (0..32).map(|i| offset + i as f32 / 31.0).collect();
+        layout.write(&mut page, 0, &values, &values);
+        let mut out = [0.0; 32];
+        layout.read_key(&page, 0, &mut out);
+        assert!(out.iter().zip(&values).all(|(x, v)| (x - v).abs() <= 1.0 / 30.0 * 1.02), "{offset}: {out:?}");
+        // Ends come back, up to the f16 they are rounded to.
+        assert!((out[0] - values[0]).abs() < 1e-3 && (out[31] - values[31]).abs() < 8e-3, "{offset}: {out:?}");
+    }
 }
 
 #[test]
@@ -123,6 +159,6 @@ fn types_have_the_same_names_everywhere() {
         assert_eq!(serde_json::to_string(&kind).ok(), Some(format!("\"{kind}\"")));
         assert_eq!(serde_json::from_str(&format!("\"{kind}\"")).ok(), Some(kind));
     }
-    let error = "q4".parse::<KvType>().err().map(|e| e.to_string());
-    assert_eq!(error.as_deref(), Some("\"q4\" is not a cache element type; the types are f32, f16 and q8"));
+    let error = "q3".parse::<KvType>().err().map(|e| e.to_string());
+    assert_eq!(error.as_deref(), Some("\"q3\" is not a cache element type; the types are f32, f16, q8 and q4"));
 }

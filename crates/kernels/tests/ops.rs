@@ -3,7 +3,8 @@
 
 use meden_kernels::isa::Isa;
 use meden_kernels::ops::{
-    PARALLEL_VALUES, add, add_bias, gelu_tanh_mul, l2_norm, rms_norm, rms_norm_inplace, rope, scale, silu_mul, softcap,
+    PARALLEL_VALUES, add, add_bias, gelu_tanh_mul, hadamard, hadamard_row, l2_norm, rms_norm, rms_norm_inplace, rope,
+    scale, silu_mul, softcap,
 };
 use meden_kernels::pool::Pool;
 use proptest::prelude::*;
@@ -91,6 +92,24 @@ proptest! {
             }
             prop_assert_eq!(&got[2 * half..], &x[2 * half..]);
         }
+    }
+
+    #[test]
+    fn hadamard_is_the_matrix_of_signs_and_undoes_itself(rows in 0usize..5, log in 0u32..9, seed: u64) {
+        let dim = 1usize << log;
+        let x = values(seed, rows * dim, 2.0);
+        let got = everywhere(&x, |pool, isa, x| hadamard(pool, isa, x, dim));
+        for (got, x) in got.chunks(dim).zip(x.chunks(dim)) {
+            // Entry (i, j) is the sign that the parity of the common bits of i and j gives.
+            let entry = |i: usize, j: usize| if (i & j).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+            let sum = |i: usize| (0..dim).map(|j| entry(i, j) * f64::from(x[j])).sum::<f64>() / (dim as f64).sqrt();
+            assert_near(got, (0..dim).map(sum), 2e-6);
+            let mut one = x.to_vec();
+            hadamard_row(&mut one);
+            prop_assert_eq!(&one[..], got);
+        }
+        let twice = everywhere(&got, |pool, isa, x| hadamard(pool, isa, x, dim));
+        assert_near(&twice, wide(&x), 2e-6);
     }
 
     #[test]

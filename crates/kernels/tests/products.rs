@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use meden_kernels::matmul::Needs;
-use meden_kernels::{Activations, DType, Isa, KernelError, Matrix, Pool, matmul, matmul_many, weights};
+use meden_kernels::{Activations, DType, Isa, KernelError, Matrix, Pool, matmul, matmul_many, ops, weights};
 use proptest::prelude::*;
 
 /// A seeded stream of bytes (xorshift), enough to fill weights.
@@ -195,6 +195,40 @@ fn several_products_at_once_are_the_products_one_by_one() {
     matmul_many(&pool, &acts, &mut jobs).expect("matching shapes");
     for (w, got) in weights.iter().zip(&outputs) {
         assert_eq!(*got, product(&pool, w, &x), "{}", w.dtype());
+    }
+}
+
+#[test]
+fn rows_normed_on_their_way_in_are_those_of_the_norm() {
+    let mut noise = Noise(77);
+    let pool = Pool::new(2);
+    for isa in Isa::available() {
+        for (m, cols) in [(1, 64), (3, 576), (90, 192), (0, 64)] {
+            let (x, weight) = (noise.floats(m * cols), noise.floats(cols));
+            let mut normed = vec![0.0; x.len()];
+            ops::rms_norm(&pool, isa, &x, &weight, 1e-5, &mut normed);
+            let matrices = [DType::F32, DType::Q8_0]
+                .map(|dtype| Matrix::new(dtype, 24, cols, noise.weights(dtype, 24, cols), isa).unwrap());
+            for needs in [Needs::ALL, Needs::of(&[&matrices[0]]), Needs::of(&[&matrices[1]])] {
+                let (mut twin, mut fused) = (Activations::new(), Activations::new());
+                // rows of another size before must leave nothing behind
+                fused.set(&pool, &noise.floats(5 * 2 * cols), 2 * cols, isa);
+                twin.set_for(&pool, &normed, cols, isa, needs);
+                fused.set_normed(&pool, &x, (&weight, 1e-5), isa, needs);
+                for w in &matrices {
+                    let of = |acts: &Activations| {
+                        let mut y = vec![0.0; m * 24];
+                        matmul(&pool, acts, w, &mut y).map(|()| y.iter().map(|v| v.to_bits()).collect::<Vec<_>>())
+                    };
+                    assert_eq!(of(&fused), of(&twin), "{isa}, {m} rows of {cols}, {needs:?}, {}", w.dtype());
+                }
+            }
+            // rows that no block divides have no int8 copy, and nothing is written in its place
+            let mut uneven = Activations::new();
+            let blocks = Needs { floats: false, blocks: true };
+            uneven.set_normed(&pool, &noise.floats(2 * 20), (&noise.floats(20), 1e-5), isa, blocks);
+            assert_eq!((uneven.rows(), uneven.cols()), (2, 20));
+        }
     }
 }
 

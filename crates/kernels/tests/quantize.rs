@@ -178,6 +178,87 @@ fn what_is_no_number_is_refused_with_its_place() {
     }
 }
 
+/// The largest power of two times `sign` of which nothing is said to be lost, refined to a few bits.
+fn limit(dtype: DType, sign: f32) -> f32 {
+    let lost = |magnitude: f32| {
+        let mut values = [0.0; 256];
+        values[37] = sign * magnitude;
+        let mut out = vec![0; dtype.row_bytes(256).unwrap()];
+        weights::quantize(dtype, &values, &mut out).unwrap() > 0
+    };
+    let (mut fits, mut beyond) = (1f32.to_bits(), f32::MAX.to_bits());
+    assert!(!lost(1.0) && lost(f32::MAX), "{dtype}");
+    while beyond - fits > 1 {
+        let middle = fits + (beyond - fits) / 2;
+        if lost(f32::from_bits(middle)) { beyond = middle } else { fits = middle }
+    }
+    f32::from_bits(fits)
+}
+
+#[test]
+fn values_beyond_a_format_are_counted_and_held_at_its_end() {
+    let pool = Pool::new(2);
+    for dtype in DType::ALL.into_iter().filter(|&d| d != DType::F32) {
+        for sign in [1.0, -1.0] {
+            let limit = limit(dtype, sign);
+            let alone = |value: f32| {
+                let mut values = [0.0; 256];
+                values[37] = value;
+                there_and_back(dtype, &values)[37]
+            };
+            // what fits comes back, what does not comes back as what fits
+            let far = (limit * 3.0).min(f32::MAX);
+            let (inside, outside) = (alone(sign * limit) / limit, alone(sign * far) / limit);
+            assert!((sign * inside - 1.0).abs() < 0.01, "{dtype}: {limit} came back as {inside} of it");
+            assert!((sign * outside - 1.0).abs() < 0.01, "{dtype}: {far} came back as {outside} of {limit}");
+        }
+        let mut values = gaussian(9, 512 * 300);
+        for at in [3, 512 * 100 + 7, 512 * 100 + 300, 512 * 299 + 511] {
+            values[at] = f32::MAX;
+        }
+        let mut out = vec![0; dtype.row_bytes(512).unwrap() * 300];
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let beyond = weights::convert(&pool, (DType::F32, dtype), 512, &bytes, &mut out).unwrap();
+        assert_eq!(beyond, 4, "{dtype}");
+        assert_eq!(weights::quantize(dtype, &gaussian(9, 512), &mut out[..dtype.row_bytes(512).unwrap()]), Ok(0));
+    }
+}
+
+#[test]
+fn bytes_of_the_wanted_type_are_copied_only_when_every_scale_is_finite() {
+    let pool = Pool::new(2);
+    for dtype in DType::ALL {
+        let good = quantized(dtype, &gaussian(10, 512 * 200));
+        let copied = |bytes: &[u8]| {
+            let mut out = vec![0; bytes.len()];
+            weights::convert(&pool, (dtype, dtype), 512, bytes, &mut out).map(|beyond| (beyond, out))
+        };
+        assert_eq!(copied(&good).unwrap(), (0, good.clone()));
+        let (size, mut refused) = (dtype.block_bytes(), 0);
+        let block = good.len() / size / 2;
+        for at in (0..size.saturating_sub(1)).step_by(2) {
+            let mut bad = good.clone();
+            bad[block * size + at..][..2].copy_from_slice(&half::f16::INFINITY.to_le_bytes());
+            let mut values = vec![0.0; 512 * 200];
+            weights::dequantize(dtype, &bad, &mut values).unwrap();
+            match values.iter().position(|v| !v.is_finite()) {
+                None => assert_eq!(copied(&bad).unwrap().1, bad),
+                Some(first) => {
+                    let error = copied(&bad).unwrap_err();
+                    assert!(
+                        matches!(error, KernelError::NotFinite { index, .. } if index == first),
+                        "{dtype}: {error}"
+                    );
+                    assert_eq!(weights::check(&pool, dtype, 512, &bad), Err(error));
+                    refused += 1;
+                }
+            }
+        }
+        // a bf16 or f32 number of these two bytes is finite
+        assert!(refused > 0 || matches!(dtype, DType::BF16 | DType::F32), "{dtype}");
+    }
+}
+
 #[test]
 fn rows_are_the_same_on_any_number_of_threads() {
     let values = heavy(8, 768 * 50);

@@ -109,7 +109,12 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(e) = cause.downcast_ref::<EvalError>() {
         return Some(match e {
             EvalError::Engine(e) => of_engine(e),
-            EvalError::Setting { .. } | EvalError::TooShort { .. } => Exit::Usage,
+            EvalError::Text(e) => of_text(e),
+            EvalError::Setting { .. }
+            | EvalError::TooShort { .. }
+            | EvalError::TextTooShort { .. }
+            | EvalError::Prompt { .. } => Exit::Usage,
+            EvalError::Results { .. } => Exit::BadFile,
             _ => Exit::Other,
         });
     }
@@ -142,7 +147,7 @@ fn of_engine(error: &EngineError) -> Exit {
         EngineError::Setting { .. } | EngineError::NoTokens | EngineError::TokenId { .. } => Exit::Usage,
         EngineError::Press { .. } => Exit::Memory,
         EngineError::ContextExceeded { .. } => Exit::Context,
-        EngineError::Cancelled { .. } => Exit::Interrupted,
+        EngineError::Cancelled { .. } | EngineError::LoadCancelled { .. } => Exit::Interrupted,
         _ => Exit::Other,
     }
 }
@@ -211,6 +216,8 @@ mod tests {
         let error = error.context("reading the prompt").unwrap_err();
         assert_eq!(of(&error), Exit::Context);
         assert!(one_line(&error).contains("9000"));
+        let stopped = anyhow::Error::new(EngineError::LoadCancelled { done: 1, total: 2 }).context("loading m.gguf");
+        assert_eq!(of(&stopped), Exit::Interrupted);
         let pipe = anyhow::Error::new(io::Error::from(io::ErrorKind::BrokenPipe)).context("writing");
         assert!(is_broken_pipe(&pipe));
         assert_eq!(of(&pipe), Exit::Other);

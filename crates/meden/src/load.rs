@@ -1,20 +1,25 @@
 //! From a model's name to something that can run, with every refusal made before the weights are read.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use meden_engine::press::policy::PrefillSchedule;
 use meden_engine::text::{ChatTemplate, TextError, Tokenizer};
-use meden_engine::{Budget, Config, KvType, Model, SessionOptions};
+use meden_engine::{Budget, Config, LoadWatch, Model, SessionOptions};
 use meden_files::ModelFiles;
 use meden_files::source::{self, ResolveOptions};
+use meden_kernels::attention::PageLayout;
 use meden_report::{human, memory};
 
 use crate::args::ModelArgs;
 use crate::exit::{Exit, failure};
 use crate::progress::{Bar, say};
+use crate::signals;
+
+/// How long loading may take before its progress is shown.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A model whose files are open and whose weights are not read yet.
 pub struct Opened {
@@ -94,10 +99,24 @@ impl Opened {
     pub fn load(&self, session: &SessionOptions, tokens: usize) -> anyhow::Result<Loaded> {
         self.check_memory(session, tokens)?;
         let start = Instant::now();
-        let model = Model::load(&self.files, &self.args.load_options())
+        let bar = Mutex::new(Bar::new(self.quiet));
+        let progress = |done: u64, total: u64| {
+            let taken = start.elapsed();
+            if taken > PATIENCE
+                && let Ok(mut bar) = bar.lock()
+            {
+                bar.loading("loading", (done, total), taken);
+            }
+        };
+        let watch = LoadWatch { progress: Some(&progress), cancel: Some(signals::flag()) };
+        let model = Model::load_watched(&self.files, &self.args.load_options(), watch)
             .with_context(|| format!("loading {}", self.args.model))?;
+        drop(bar);
         if !self.quiet {
             model.substitutes().rows().iter().for_each(|row| say(&format!("note: {row}")));
+            if !model.clamped().is_empty() {
+                say(&format!("note: {}", model.clamped()));
+            }
         }
         Ok(Loaded { model, load_time: start.elapsed() })
     }
@@ -130,14 +149,8 @@ impl Opened {
 /// Most bytes that the cache of `tokens` tokens takes at once, as far as can be said before it is filled: the budget
 /// and one chunk where there is a budget. Sliding windows are counted in full, so this errs on the safe side.
 fn cache_bytes(config: &Config, session: &SessionOptions, tokens: usize) -> u64 {
-    let value_bytes_x8 = match session.kv_type {
-        KvType::F32 => 32,
-        KvType::F16 => 16,
-        // 32 values and one f16 scale.
-        KvType::Q8 => 9,
-    };
-    let numbers = (2 * config.layers * config.kv_heads * config.head_dim) as u64;
-    let token = numbers * value_bytes_x8 / 8;
+    let layout = PageLayout::new(config.head_dim, config.head_dim, session.kv_type.key, session.kv_type.value);
+    let token = (config.layers * config.kv_heads * layout.token_bytes()) as u64;
     // a press that acts once, after the prefill, has the whole text before it
     let policy = session.policy.as_ref().filter(|p| p.schedule.prefill != PrefillSchedule::End);
     let kept = match policy.map(|p| p.budget) {

@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use meden_files::source::Progress;
+use meden_report::human;
 
 const BYTES: &str = "{msg}  {bar:28} {bytes:>10} of {total_bytes}  {bytes_per_sec:>12}  {eta:>4}";
 const TOKENS: &str = "{msg}  {bar:28} {pos:>7} of {len} tokens  {rate:>7}  {eta:>4}";
 const RUNS: &str = "{msg}  {bar:28} {pos} of {len} runs  {eta:>4}";
+const STEPS: &str = "{msg}  {bar:28} {pos:>6} of {len} measurements  {rate1:>8}  {eta:>4}";
+const LOAD: &str = "{msg}  {bar:28} {bytes:>10} of {total_bytes}  {average:>12}  {left:>4}";
 const SPIN: &str = "{spinner} {msg}  {bytes}";
 
 /// A bar that appears when something starts and disappears when it is done.
@@ -45,6 +48,17 @@ impl Bar {
         bar.set_position(done as u64);
     }
 
+    /// Shows how far a count of measurements is.
+    pub fn steps(&mut self, what: &str, done: usize, total: usize) {
+        if !self.visible {
+            return;
+        }
+        let bar = self.bar.get_or_insert_with(|| new_bar(Some(total as u64), STEPS));
+        bar.set_message(what.to_owned());
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    }
+
     /// Shows how many bytes of how many are done.
     pub fn bytes(&mut self, what: &str, done: u64, total: u64) {
         if !self.visible {
@@ -53,6 +67,17 @@ impl Bar {
         let bar = self.bar.get_or_insert_with(|| new_bar(Some(total), BYTES));
         bar.set_message(what.to_owned());
         bar.set_position(done);
+    }
+
+    /// Shows how many bytes of how many were loaded in a time that began before the bar was shown. Threads load side by
+    /// side and tell it in any order, so the bar never goes back.
+    pub fn loading(&mut self, what: &str, (done, total): (u64, u64), taken: Duration) {
+        if !self.visible {
+            return;
+        }
+        let bar = self.bar.get_or_insert_with(|| new_bar(Some(total), LOAD).with_elapsed(taken));
+        bar.set_message(what.to_owned());
+        bar.set_position(done.max(bar.position()));
     }
 
     /// Takes the bar away.
@@ -76,7 +101,21 @@ fn new_bar(total: Option<u64>, template: &str) -> ProgressBar {
         let rate = |state: &ProgressState, out: &mut dyn fmt::Write| {
             let _ = write!(out, "{:.0}/s", state.pos() as f64 / state.elapsed().as_secs_f64().max(1e-3));
         };
-        bar.set_style(style.with_key("rate", rate).progress_chars("━╸ "));
+        let slow = |state: &ProgressState, out: &mut dyn fmt::Write| {
+            let _ = write!(out, "{:.1}/s", state.pos() as f64 / state.elapsed().as_secs_f64().max(1e-3));
+        };
+        // Over the whole time: tensors come in pieces of very different sizes.
+        let speed = |state: &ProgressState| state.pos() as f64 / state.elapsed().as_secs_f64().max(1e-3);
+        let average = move |state: &ProgressState, out: &mut dyn fmt::Write| {
+            let _ = write!(out, "{}/s", human::bytes(speed(state) as u64));
+        };
+        let left = move |state: &ProgressState, out: &mut dyn fmt::Write| {
+            let bytes = state.len().unwrap_or(0).saturating_sub(state.pos()) as f64;
+            let _ = write!(out, "{:.0}s", (bytes / speed(state).max(1.0)).ceil());
+        };
+        let style =
+            style.with_key("rate", rate).with_key("rate1", slow).with_key("average", average).with_key("left", left);
+        bar.set_style(style.progress_chars("━╸ "));
     }
     bar
 }

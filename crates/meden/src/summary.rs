@@ -83,6 +83,12 @@ pub fn lines(answer: &Answer, prompt_tokens: usize, cache: &CacheStats, memory: 
 /// Cache and memory, and what the cache has to say.
 pub fn cache_lines(cache: &CacheStats, memory: &Memory) -> Vec<String> {
     let mut lines = vec![cache_line(cache, memory)];
+    if let Some(read) = &cache.read
+        && let Some(share) = read.share
+    {
+        let tokens = human::count(read.tokens);
+        lines.push(format!("read {} of the cache's bytes for {tokens} written tokens", human::percent(share)));
+    }
     lines.extend(cache.notes.iter().map(|n| format!("note: {n}")));
     lines
 }

@@ -64,6 +64,37 @@ fn refusals_say_what_to_do_and_touch_nothing() {
     assert!(said.complaint().contains("native"), "{}", said.err);
 }
 
+#[test]
+fn values_that_were_held_at_the_end_of_a_format_are_told_in_one_line() {
+    let Some(model) = shared("oracle/tiny/llama") else { return };
+    let folder = scratch("quantize-beyond");
+    for file in ["config.json", "model.safetensors"] {
+        fs::write(folder.join(file), fs::read(model.join(file)).expect("readable")).expect("written");
+    }
+    let files = meden_files::ModelFiles::open(&folder).expect("a model");
+    let name = "model.layers.0.mlp.down_proj.weight";
+    let (file, offset) = files.location(files.require(name).expect("a weight"));
+    let mut bytes = fs::read(file).expect("readable");
+    for at in [0, 4 * 300] {
+        bytes[offset as usize + at..][..4].copy_from_slice(&1e20f32.to_le_bytes());
+    }
+    fs::write(file, bytes).expect("written");
+    let quantize = |more: &[&str]| {
+        let out = folder.join("out.gguf");
+        run(["quantize", text(&folder), text(&out), "--type", "f16", "--force"].into_iter().chain(more.iter().copied()))
+    };
+    let said = quantize(&[]);
+    let lines: Vec<&str> = said.err.lines().filter(|line| line.contains("beyond")).collect();
+    assert_eq!(lines.len(), 1, "{}", said.err);
+    assert!(lines[0].starts_with("note: 2 values of 1 tensor") && lines[0].contains(name), "{}", said.err);
+    let report = quantize(&["--json", "-q"]).json();
+    assert_eq!(report["clamped"], serde_json::json!([{"tensor": name, "format": "F16", "values": 2}]));
+    let said = run(["run", "-m", text(&folder), "--ids", "5,6", "-n", "1", "--quantize", "f16"]);
+    assert!(said.err.contains("note: 2 values of 1 tensor"), "{}", said.err);
+    let said = run(["quantize", text(&model), text(&folder.join("good.gguf")), "--type", "f16"]);
+    assert!(said.code == 0 && !said.err.contains("beyond"), "{}", said.err);
+}
+
 /// Tensor data against the kernels' own rounding, which is held against the reference in their tests.
 #[test]
 fn the_default_model_is_rewritten_tensor_by_tensor_and_still_predicts() {

@@ -7,8 +7,10 @@
 //! - [`human`]: bytes, durations, counts and rates as people read them
 //! - [`memory`]: this process's memory and what the machine has left, as the operating system says it
 //! - [`json`]: one object a line
+//! - [`html`]: pages in one file
 //! - [`svg`]: line, bar and heat charts as standalone SVG text
 
+pub mod html;
 pub mod human;
 pub mod json;
 pub mod memory;

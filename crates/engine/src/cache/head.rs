@@ -9,6 +9,8 @@ use std::sync::Arc;
 use meden_kernels::attention::{HeadView, PageLayout};
 use meden_kernels::mem::{PageTable, Slab};
 
+use super::rotation::KvRotation;
+
 /// A per-slot number that a press may ask for; it moves with its slot through compaction, fork, save and rewind.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Column {
@@ -32,6 +34,9 @@ pub struct PageSide {
 #[derive(Clone)]
 pub struct HeadCache {
     layout: PageLayout,
+    rotation: Option<KvRotation>,
+    /// A key and a value on their way into a page.
+    turned: Vec<f32>,
     slab: Arc<Slab>,
     pages: PageTable,
     positions: Vec<u32>,
@@ -45,6 +50,8 @@ impl HeadCache {
     pub fn new(layout: PageLayout, slab: Arc<Slab>) -> HeadCache {
         HeadCache {
             layout,
+            rotation: None,
+            turned: Vec::new(),
             slab,
             pages: PageTable::default(),
             positions: Vec::new(),
@@ -52,6 +59,18 @@ impl HeadCache {
             columns: Vec::new(),
             sides: Vec::new(),
         }
+    }
+
+    /// The same, with keys and values turned before they are stored.
+    pub fn with_rotation(mut self, rotation: Option<KvRotation>) -> HeadCache {
+        self.rotation = rotation;
+        self
+    }
+
+    /// How stored keys and values are turned. [`key`](Self::key) and [`value`](Self::value) turn them back; whoever
+    /// reads pages through a [`view`](Self::view) turns its queries, and what comes of the values.
+    pub fn rotation(&self) -> Option<KvRotation> {
+        self.rotation
     }
 
     /// Slots in use.
@@ -100,7 +119,7 @@ impl HeadCache {
         let at = match self.columns.iter().position(|c| c.name == name) {
             Some(at) => at,
             None => {
-                self.columns.push(Column { name: name.into(), values: vec![0.0; self.positions.len()] });
+                self.columns.push(Column { name, values: vec![0.0; self.positions.len()] });
                 self.columns.len() - 1
             }
         };
@@ -124,16 +143,44 @@ impl HeadCache {
         &mut self.sides[at].pages
     }
 
-    /// Read the key of a slot back as f32 (rounded to the cache's type). `out` is `key_dim` long.
+    /// Data kept about each page under that name, if there is any.
+    pub fn side(&self, name: &str) -> Option<&[Option<Vec<f32>>]> {
+        self.sides.iter().find(|s| s.name == name).map(|s| s.pages.as_slice())
+    }
+
+    /// Compute what is missing of it for some pages; `of` is handed a page's bytes and its slots in use.
+    pub fn fill_side(
+        &mut self,
+        name: &'static str,
+        pages: std::ops::Range<usize>,
+        mut of: impl FnMut(&[u8], usize) -> Vec<f32>,
+    ) {
+        self.side_mut(name);
+        let (tokens, len) = (self.layout.tokens(), self.positions.len());
+        let Some(side) = self.sides.iter_mut().find(|s| s.name == name) else { return };
+        for page in pages {
+            if side.pages[page].is_none() {
+                side.pages[page] = Some(of(self.pages.slices()[page], tokens.min(len - page * tokens)));
+            }
+        }
+    }
+
+    /// Read the key of a slot back as f32, as it was appended (rounded to the cache's type). `out` is `key_dim` long.
     pub fn key(&self, slot: usize, out: &mut [f32]) {
         let (page, at) = self.place(slot);
         self.layout.read_key(self.pages()[page], at, out);
+        if let Some(rotation) = self.rotation {
+            rotation.turn(out);
+        }
     }
 
     /// Read the value of a slot back as f32. `out` is `value_dim` long.
     pub fn value(&self, slot: usize, out: &mut [f32]) {
         let (page, at) = self.place(slot);
         self.layout.read_value(self.pages()[page], at, out);
+        if let Some(rotation) = self.rotation {
+            rotation.turn(out);
+        }
     }
 
     fn place(&self, slot: usize) -> (usize, usize) {
@@ -162,7 +209,7 @@ impl HeadCache {
 
     /// A head with some of the slots (ascending), on pages of its own.
     pub fn subset(&self, slots: &[u32]) -> HeadCache {
-        let mut part = HeadCache::new(self.layout, self.slab.clone());
+        let mut part = HeadCache::new(self.layout, self.slab.clone()).with_rotation(self.rotation);
         for column in &self.columns {
             part.columns.push(Column { name: column.name.clone(), values: Vec::with_capacity(slots.len()) });
         }
@@ -188,7 +235,14 @@ impl HeadCache {
     pub fn set_value(&mut self, slot: usize, value: &[f32]) {
         let (page, at) = self.place(slot);
         let layout = self.layout;
-        layout.write_value(self.page_mut(page), at, value);
+        match self.rotation {
+            None => layout.write_value(self.page_mut(page), at, value),
+            Some(rotation) => {
+                let mut turned = value.to_vec();
+                rotation.turn(&mut turned);
+                layout.write_value(self.page_mut(page), at, &turned);
+            }
+        }
     }
 
     /// Number the slots anew, 0, 1, …; `turn` rotates each key from its old position to its new one.
@@ -201,6 +255,9 @@ impl HeadCache {
             }
             self.key(slot, &mut key);
             turn(&mut key, old, new);
+            if let Some(rotation) = self.rotation {
+                rotation.turn(&mut key);
+            }
             let (page, at) = self.place(slot);
             let layout = self.layout;
             layout.write_key(self.page_mut(page), at, &key);
@@ -217,9 +274,29 @@ impl HeadCache {
             for side in &mut self.sides {
                 side.pages.push(None);
             }
+            // what grows slot by slot grows with the page, so that a token that needs no page allocates nothing
+            let tokens = self.layout.tokens();
+            self.positions.reserve(tokens);
+            self.norms.reserve(tokens);
+            for column in &mut self.columns {
+                column.values.reserve(tokens);
+            }
         }
         let layout = self.layout;
-        layout.write(self.page_mut(page), at, key, value);
+        match self.rotation {
+            None => layout.write(self.page_mut(page), at, key, value),
+            Some(rotation) => {
+                let mut turned = std::mem::take(&mut self.turned);
+                turned.clear();
+                turned.extend_from_slice(key);
+                turned.extend_from_slice(value);
+                let (key, value) = turned.split_at_mut(key.len());
+                rotation.turn(key);
+                rotation.turn(value);
+                layout.write(self.page_mut(page), at, key, value);
+                self.turned = turned;
+            }
+        }
         self.positions.push(position);
         self.norms.push(meden_kernels::ops::l2_norm(key));
         for column in &mut self.columns {

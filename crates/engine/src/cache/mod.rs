@@ -4,22 +4,27 @@
 //! query's position is the number of tokens seen, whatever was evicted.
 
 pub mod head;
+pub mod kinds;
+pub mod rotation;
 pub mod stats;
 
 use std::sync::Arc;
 
-use meden_kernels::attention::{HeadView, KvType, PageLayout};
+use meden_kernels::attention::{HeadView, PageLayout};
 use meden_kernels::mem::Slab;
 
 use crate::model::config::Config;
 use head::HeadCache;
+use kinds::KvTypes;
+use rotation::KvRotation;
 
 /// Free pages that a slab keeps resident for reuse are its own business; the cache counts pages it holds.
 #[derive(Clone)]
 pub struct KvCache {
     layers: Vec<LayerCache>,
     slab: Arc<Slab>,
-    kv_type: KvType,
+    kv_type: KvTypes,
+    rotation: Option<KvRotation>,
 }
 
 /// One layer's heads.
@@ -30,17 +35,19 @@ pub struct LayerCache {
 }
 
 impl KvCache {
-    /// An empty cache for a model.
-    pub fn new(config: &Config, kv_type: KvType) -> KvCache {
-        let layout = PageLayout::new(config.head_dim, config.head_dim, kv_type, kv_type);
+    /// An empty cache for a model. With a rotation the heads' width has to be a power of two.
+    pub fn new(config: &Config, kv_type: KvTypes, rotation: Option<KvRotation>) -> KvCache {
+        let layout = PageLayout::new(config.head_dim, config.head_dim, kv_type.key, kv_type.value);
         let slab = Slab::new(layout.page_bytes());
         let layers = (0..config.layers)
             .map(|layer| LayerCache {
-                heads: (0..config.kv_heads).map(|_| HeadCache::new(layout, slab.clone())).collect(),
+                heads: (0..config.kv_heads)
+                    .map(|_| HeadCache::new(layout, slab.clone()).with_rotation(rotation))
+                    .collect(),
                 window: config.attention[layer].window,
             })
             .collect();
-        KvCache { layers, slab, kv_type }
+        KvCache { layers, slab, kv_type, rotation }
     }
 
     /// Layers, in order.
@@ -53,9 +60,14 @@ impl KvCache {
         &mut self.layers[layer]
     }
 
-    /// Element type of keys and values.
-    pub fn kv_type(&self) -> KvType {
+    /// Element types of keys and values.
+    pub fn kv_type(&self) -> KvTypes {
         self.kv_type
+    }
+
+    /// How stored keys and values are turned.
+    pub fn rotation(&self) -> Option<KvRotation> {
+        self.rotation
     }
 
     /// The slab the pages come from (shared by forks).
@@ -121,7 +133,12 @@ impl LayerCache {
 
     /// Hand the heads to the attention kernel.
     pub fn with_views<R>(&self, f: impl FnOnce(&[HeadView<'_>]) -> R) -> R {
-        let views: Vec<HeadView<'_>> = self.heads.iter().map(HeadCache::view).collect();
+        let views: Vec<HeadView<'_>> = self.views().collect();
         f(&views)
+    }
+
+    /// The heads as the attention kernel reads them.
+    pub fn views(&self) -> impl Iterator<Item = HeadView<'_>> {
+        self.heads.iter().map(HeadCache::view)
     }
 }

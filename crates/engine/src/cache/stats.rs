@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::read::ReadStats;
+
 /// One layer.
 #[derive(Clone, Debug, Serialize)]
 pub struct LayerStats {
@@ -38,6 +40,9 @@ pub struct CacheStats {
     pub presses_run: u64,
     /// Slots evicted by presses.
     pub evicted: u64,
+    /// What decoded tokens have read of the cache; absent without a read policy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read: Option<ReadStats>,
     /// What a user should know: a press that did nothing, layers that grow without bound.
     pub notes: Vec<String>,
 }

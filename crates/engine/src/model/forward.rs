@@ -3,8 +3,8 @@
 //! For each layer: norm, q k v, rotation, append to the cache, attend, residual; then the press may shrink this
 //! layer's cache, so that the peak stays at the budget; then norm, feed-forward, residual. Hooks see each named site.
 
-use meden_kernels::attention::{AttendInput, AttendParams, AttendScratch, attend};
-use meden_kernels::matmul::{Activations, Matrix, matmul, matmul_many};
+use meden_kernels::attention::{AttendInput, AttendParams, AttendScratch, HeadView, attend};
+use meden_kernels::matmul::{Activations, Matrix, Needs, matmul, matmul_many};
 use meden_kernels::ops;
 
 use super::config::Activation;
@@ -15,6 +15,8 @@ use crate::error::EngineError;
 use crate::hook::{Hook, HookPlan, Site};
 use crate::press::plan::{Moment, Now, Plan};
 use crate::press::watch::{Piece, Watch};
+use crate::read::Reader;
+use crate::reuse::reuse;
 use crate::session::control::{Control, Emit};
 
 /// Buffers that live from piece to piece, so that a decoded token allocates nothing here.
@@ -26,6 +28,7 @@ pub(crate) struct Scratch {
     k: Vec<f32>,           // (tokens, kv_heads, head_dim)
     v: Vec<f32>,           // (tokens, kv_heads, head_dim)
     z: Vec<f32>,           // (tokens, q_heads, head_dim)
+    turned: Vec<f32>,      // (tokens of a segment, q_heads, head_dim): queries as they meet turned keys
     q_unrotated: Vec<f32>, // (tokens, q_heads, head_dim), where a press asked for it
     lse: Vec<f32>,         // (tokens, q_heads), where a press asked for it
     gate: Vec<f32>,        // (tokens, intermediate)
@@ -37,6 +40,7 @@ pub(crate) struct Scratch {
     tables: Vec<RopeTable>,
     activations: Option<Activations>,
     attend: AttendScratch,
+    views: Vec<HeadView<'static>>, // empty between calls
 }
 
 /// Rows of logits computed at a time, so that a long text with a large vocabulary needs little memory.
@@ -58,6 +62,8 @@ pub(crate) struct Segment<'a> {
     pub cache: &'a mut KvCache,
     /// What keeps the cache small.
     pub plan: Option<&'a mut Plan>,
+    /// What reads less than the whole cache; only where the segment is one decoded token.
+    pub reader: Option<&'a mut Reader>,
     /// What is gathered for presses.
     pub watch: &'a mut Watch,
 }
@@ -91,9 +97,15 @@ impl Model {
         emit: Emit<'_>,
     ) -> Result<(), EngineError> {
         self.embed(pass)?;
+        for segment in &mut *pass.segments {
+            if let Some(reader) = segment.reader.as_deref_mut() {
+                reader.begin();
+            }
+        }
         for layer in 0..self.config.layers {
             if control.cancelled() {
-                return Err(EngineError::Cancelled { done: 0, total: pass.scratch.positions.len() });
+                let total = pass.scratch.positions.len();
+                return Err(EngineError::Cancelled { done: 0, total, pressed_layers: 0 });
             }
             self.block(layer, pass, &mut control.hooks)?;
         }
@@ -177,8 +189,14 @@ impl Model {
         s.v.resize(tokens * c.kv_heads * dim, 0.0);
         s.z.resize(tokens * c.q_heads * dim, 0.0);
 
-        ops::rms_norm(pool, isa, &s.x, &block.attention_norm, c.norm_eps, &mut s.h);
-        act.set(pool, &s.h, c.hidden, isa);
+        let needs = Needs::of(&[&a.q.weight, &a.k.weight, &a.v.weight]);
+        if !pass.segments.iter().any(|segment| segment.watch.wants_hidden()) {
+            act.set_normed(pool, &s.x, (&block.attention_norm, c.norm_eps), isa, needs);
+        } else {
+            // a press wants the normed rows too: the same bits, written out
+            ops::rms_norm(pool, isa, &s.x, &block.attention_norm, c.norm_eps, &mut s.h);
+            act.set_for(pool, &s.h, c.hidden, isa, needs);
+        }
         matmul_many(
             pool,
             act,
@@ -213,24 +231,54 @@ impl Model {
             let q_positions = &s.positions[rows.clone()];
             segment.cache.layer_mut(layer).append(q_positions, &s.k[of(kv_width)], &s.v[of(kv_width)]);
             let (q, z) = (&s.q[of(q_width)], &mut s.z[of(q_width)]);
+            let rotation = segment.cache.rotation();
+            s.turned.clear();
+            if let Some(rotation) = rotation {
+                s.turned.extend_from_slice(q);
+                rotation.turn_all((pool, isa), &mut s.turned, dim);
+            }
+            // As they meet the stored keys.
+            let meeting = if rotation.is_some() { &s.turned[..] } else { q };
             s.lse.clear();
             if segment.watch.wants_lse(layer) {
                 s.lse.resize(segment.ids.len() * c.q_heads, 0.0);
             }
             let lse = (!s.lse.is_empty()).then_some(&mut s.lse[..]);
-            segment.cache.layers()[layer].with_views(|heads| {
-                let input = AttendInput { q, q_positions, q_heads: c.q_heads, heads, params };
-                attend(pool, isa, &input, z, lse, &mut s.attend)
-            })?;
+            // Mass by column is about every slot.
+            let whole = lse.is_some();
+            let read = |heads: &[HeadView<'_>]| {
+                let input = AttendInput { q: meeting, q_positions, q_heads: c.q_heads, heads, params };
+                attend(pool, isa, &input, &mut *z, lse, &mut s.attend)
+            };
+            match segment.reader.as_deref_mut() {
+                Some(reader) if !whole => {
+                    reader.with_views(layer, segment.cache.layer_mut(layer), (isa, meeting), read)?;
+                }
+                reader => {
+                    if let Some(reader) = reader {
+                        reader.dense(&segment.cache.layers()[layer]);
+                    }
+                    let mut heads = reuse(std::mem::take(&mut s.views));
+                    heads.extend(segment.cache.layers()[layer].views());
+                    let attended = read(&heads);
+                    s.views = reuse(heads);
+                    attended?;
+                }
+            }
+            if let Some(rotation) = rotation {
+                rotation.turn_all((pool, isa), z, dim);
+            }
             if !segment.watch.is_idle() {
                 let unrotated = if segment.watch.wants_unrotated() { of(q_width) } else { 0..0 };
+                let hidden = if segment.watch.wants_hidden() { of(c.hidden) } else { 0..0 };
                 let piece = Piece {
                     model: self,
                     layer,
                     positions: q_positions,
-                    hidden: &s.h[of(c.hidden)],
+                    hidden: &s.h[hidden],
                     q_unrotated: &s.q_unrotated[unrotated],
                     q,
+                    q_meeting: meeting,
                     lse: &s.lse,
                 };
                 segment.watch.observe(&piece, segment.cache.layer_mut(layer))?;
@@ -256,9 +304,9 @@ impl Model {
         let tokens = s.x.len() / c.hidden;
         s.gate.resize(tokens * c.intermediate, 0.0);
         s.up.resize(tokens * c.intermediate, 0.0);
-        ops::rms_norm(pool, isa, &s.x, &block.mlp_norm, c.norm_eps, &mut s.h);
-        act.set(pool, &s.h, c.hidden, isa);
         let m = &block.mlp;
+        let needs = Needs::of(&[&m.gate.weight, &m.up.weight]);
+        act.set_normed(pool, &s.x, (&block.mlp_norm, c.norm_eps), isa, needs);
         matmul_many(pool, act, &mut [(&m.gate.weight, &mut s.gate[..]), (&m.up.weight, &mut s.up[..])])?;
         self.add_bias(&m.gate, &mut s.gate);
         self.add_bias(&m.up, &mut s.up);
@@ -279,7 +327,7 @@ impl Model {
         activations: &mut Option<Activations>,
     ) -> Result<(), EngineError> {
         let act = activations.get_or_insert_with(Activations::new);
-        act.set(self.pool(), x, linear.weight.cols(), self.isa());
+        act.set_for(self.pool(), x, linear.weight.cols(), self.isa(), Needs::of(&[&linear.weight]));
         matmul(self.pool(), act, &linear.weight, out)?;
         self.add_bias(linear, out);
         Ok(())
@@ -330,7 +378,7 @@ impl Model {
     ) -> Result<(), EngineError> {
         let head: &Matrix = &self.head;
         let act = activations.get_or_insert_with(Activations::new);
-        act.set(self.pool(), normed, head.cols(), self.isa());
+        act.set_for(self.pool(), normed, head.cols(), self.isa(), Needs::of(&[head]));
         matmul(self.pool(), act, head, logits)?;
         if let Some(cap) = self.config.final_softcap {
             ops::softcap(self.pool(), self.isa(), logits, cap);

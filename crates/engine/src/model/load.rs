@@ -7,15 +7,18 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use meden_files::hash::Hash;
-use meden_files::quantize::{Outline, Recipe, Substitutes};
+use meden_files::quantize::{Outline, Recipe};
 use meden_files::{FileError, ModelFiles, TensorInfo, names};
 use meden_kernels::dtype::DType;
 use meden_kernels::isa::Isa;
 use meden_kernels::matmul::Matrix;
 use meden_kernels::mem::MappedFile;
 use meden_kernels::pool::Pool;
+use meden_kernels::weights;
 
 use super::config::Config;
+use super::quantizing::{Quantizing, Rows};
+use super::watch::{LoadWatch, Watched};
 use super::{Attention, Block, Linear, LoadOptions, Mlp, Model, WeightMode};
 use crate::error::EngineError;
 
@@ -25,14 +28,14 @@ struct Loader<'a> {
     config: &'a Config,
     mode: WeightMode,
     isa: Isa,
-    /// Into which formats weights are put, and what of the model decides.
-    quantize: Option<(Recipe, Outline)>,
-    substitutes: Mutex<Substitutes>,
+    /// Into which formats weights are put, if not those of the file.
+    quantizing: Option<Quantizing<'a>>,
+    watched: Watched<'a>,
     pool: &'a Pool,
     maps: Mutex<Vec<(std::path::PathBuf, Arc<MappedFile>)>>,
 }
 
-pub(crate) fn load(files: &ModelFiles, options: &LoadOptions) -> Result<Model, EngineError> {
+pub(crate) fn load(files: &ModelFiles, options: &LoadOptions, watch: LoadWatch<'_>) -> Result<Model, EngineError> {
     let isa = options.isa.unwrap_or_else(Isa::best);
     if !isa.is_available() {
         let names: Vec<String> = Isa::available().iter().map(ToString::to_string).collect();
@@ -59,8 +62,8 @@ pub(crate) fn load(files: &ModelFiles, options: &LoadOptions) -> Result<Model, E
         config: &config,
         mode: options.weights,
         isa,
-        quantize: options.quantize.map(|recipe| (recipe, outline(files))),
-        substitutes: Mutex::default(),
+        quantizing: options.quantize.map(|recipe| Quantizing::new(recipe, outline(files), files.architecture())),
+        watched: Watched::new(watch, bytes_read(files)),
         pool: &pool,
         maps: Mutex::default(),
     };
@@ -85,9 +88,22 @@ pub(crate) fn load(files: &ModelFiles, options: &LoadOptions) -> Result<Model, E
         weight_bytes += head.bytes();
     }
     weight_bytes += blocks.iter().map(Block::bytes).sum::<usize>();
-    let substitutes = loader.substitutes.into_inner().unwrap_or_else(PoisonError::into_inner);
+    loader.watched.finish();
+    let (substitutes, clamped) = loader.quantizing.map(Quantizing::into_counts).unwrap_or_default();
     let fingerprint = fingerprint(files, options.quantize)?;
-    Ok(Model { embedding, blocks, final_norm, head, pool, isa, fingerprint, weight_bytes, substitutes, config })
+    Ok(Model {
+        embedding,
+        blocks,
+        final_norm,
+        head,
+        pool,
+        isa,
+        fingerprint,
+        weight_bytes,
+        substitutes,
+        clamped,
+        config,
+    })
 }
 
 /// Peak bytes of loading: what stays, and what is being converted: the largest tensor, or one of a layer a thread.
@@ -114,6 +130,13 @@ pub(crate) fn bytes_needed(files: &ModelFiles, options: &LoadOptions) -> u64 {
     total + largest(false).max(largest(true) * threads as u64)
 }
 
+/// Bytes of the tensors that a model is made of: a tied output matrix and the frequencies of old files are not read.
+fn bytes_read(files: &ModelFiles) -> u64 {
+    let tied = files.config().is_some_and(|c| c.tie_word_embeddings == Some(true));
+    let read = |t: &&TensorInfo| !(tied && t.name == "lm_head.weight" || t.name.ends_with("rotary_emb.inv_freq"));
+    files.tensors().filter(read).map(|t| t.bytes as u64).sum()
+}
+
 /// What of a model decides which format its tensors get.
 fn outline(files: &ModelFiles) -> Outline {
     let layer = |t: &TensorInfo| t.name.strip_prefix("model.layers.")?.split_once('.')?.0.parse::<usize>().ok();
@@ -134,7 +157,7 @@ fn fingerprint(files: &ModelFiles, quantize: Option<Recipe>) -> Result<[u8; 32],
     Ok(hash.bytes())
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -188,7 +211,9 @@ impl Loader<'_> {
             return Err(EngineError::TensorShape { name: name.into(), found: info.shape.clone(), needed: vec![len] });
         }
         let mut values = vec![0.0; len];
-        meden_kernels::weights::dequantize(info.dtype, &self.files.read(info)?, &mut values)?;
+        weights::dequantize(info.dtype, &self.files.read(info)?, &mut values)?;
+        self.quantizing.as_ref().map_or(Ok(()), |quantizing| quantizing.check(info, &values))?;
+        self.watched.step(info.bytes)?;
         Ok(values)
     }
 
@@ -203,11 +228,12 @@ impl Loader<'_> {
     /// A whole matrix, or some of its rows. `shape` is that of the result.
     fn matrix(&self, name: &str, shape: (usize, usize), part: Option<Part>) -> Result<Matrix, EngineError> {
         let (rows, cols) = shape;
+        self.watched.step(0)?; // before anything large is read
         let part = part.unwrap_or_default();
         let info = self.info(name)?.clone();
         let wanted = part.rows.clone().unwrap_or(0..rows);
         let whole = part.rows.is_none();
-        let first = wanted.start == 0;
+        let first_row = wanted.start;
         let fits =
             matches!(info.shape.as_slice(), &[r, c] if c == cols && (if whole { r == rows } else { r >= wanted.end }));
         if !fits || wanted.len() != rows {
@@ -221,43 +247,28 @@ impl Loader<'_> {
             let (path, offset) = self.files.location(&info);
             let skip = info.bytes / info.shape[0] * wanted.start;
             let map = self.map(&path.to_path_buf())?;
+            self.watched.step(info.bytes / info.shape[0] * rows)?;
             return Ok(Matrix::from_mapped(info.dtype, rows, cols, map, offset as usize + skip, self.isa)?);
         }
         let mut bytes = if whole { self.files.read(&info)? } else { self.files.read_rows(&info, wanted)? };
         if part.interleaved {
             bytes = unpermute(&bytes, rows, self.config.head_dim);
         }
-        let (dtype, bytes) = self.quantized(&info, first, cols, bytes)?;
+        let mut dtype = info.dtype;
+        if let Some(quantizing) = &self.quantizing {
+            let moved = |row: usize| if part.interleaved { interleaved_source(row, self.config.head_dim) } else { row };
+            let part = Rows { info: &info, cols, bytes, in_file: &|row| first_row + moved(row) };
+            (dtype, bytes) = quantizing.apply(self.pool, part, &self.watched)?;
+        } else {
+            self.watched.step(bytes.len())?;
+        }
         if self.mode == WeightMode::F32 || dtype == DType::F32 {
             let mut values = vec![0.0; rows * cols];
-            meden_kernels::weights::dequantize(dtype, &bytes, &mut values)?;
+            weights::dequantize(dtype, &bytes, &mut values)?;
             drop(bytes);
             return Ok(Matrix::from_f32(rows, cols, values, self.isa)?);
         }
         Ok(Matrix::new(dtype, rows, cols, bytes, self.isa)?)
-    }
-
-    /// Rows of a tensor in the format that the recipe gives it. Counted with the part that holds the first rows.
-    fn quantized(
-        &self,
-        info: &TensorInfo,
-        first: bool,
-        cols: usize,
-        bytes: Vec<u8>,
-    ) -> Result<(DType, Vec<u8>), EngineError> {
-        let Some((recipe, outline)) = self.quantize else { return Ok((info.dtype, bytes)) };
-        let choice = recipe.choose(outline, &names::to_gguf(self.files.architecture(), &info.name), &info.shape);
-        if first {
-            lock(&self.substitutes).count(choice);
-        }
-        if choice.dtype == info.dtype {
-            return Ok((info.dtype, bytes));
-        }
-        let rows = info.dtype.row_bytes(cols).filter(|&row| row > 0).map_or(0, |row| bytes.len() / row);
-        let mut out = vec![0; rows * choice.dtype.row_bytes(cols).unwrap_or(0)];
-        meden_kernels::weights::convert(self.pool, (info.dtype, choice.dtype), cols, &bytes, &mut out)
-            .map_err(|source| EngineError::Quantize { tensor: info.name.clone(), source })?;
-        Ok((choice.dtype, out))
     }
 
     fn map(&self, path: &std::path::PathBuf) -> Result<Arc<MappedFile>, EngineError> {

@@ -5,13 +5,15 @@ mod config_gguf;
 mod config_hf;
 pub(crate) mod forward;
 mod load;
+mod quantizing;
 pub mod rope;
 mod size;
+mod watch;
 
 use std::sync::Arc;
 
 use meden_files::ModelFiles;
-use meden_files::quantize::{Recipe, Substitutes};
+use meden_files::quantize::{Clamped, Recipe, Substitutes};
 use meden_kernels::isa::Isa;
 use meden_kernels::matmul::Matrix;
 use meden_kernels::pool::Pool;
@@ -19,6 +21,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::EngineError;
 use config::Config;
+
+pub use watch::LoadWatch;
 
 /// How weights are held in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +111,7 @@ pub struct Model {
     fingerprint: [u8; 32],
     weight_bytes: usize,
     substitutes: Substitutes,
+    clamped: Clamped,
 }
 
 impl Model {
@@ -114,7 +119,17 @@ impl Model {
     ///
     /// Errors: missing or misshapen tensors, unsupported types, a file that shrinks while it is read.
     pub fn load(files: &ModelFiles, options: &LoadOptions) -> Result<Arc<Model>, EngineError> {
-        load::load(files, options).map(Arc::new)
+        Model::load_watched(files, options, LoadWatch::default())
+    }
+
+    /// The same for a model whose loading takes a while: it tells how far it is, and stops when asked to
+    /// ([`EngineError::LoadCancelled`]; nothing is left behind).
+    pub fn load_watched(
+        files: &ModelFiles,
+        options: &LoadOptions,
+        watch: LoadWatch<'_>,
+    ) -> Result<Arc<Model>, EngineError> {
+        load::load(files, options, watch).map(Arc::new)
     }
 
     /// Bytes that loading will need at its peak, before anything is read.
@@ -145,6 +160,11 @@ impl Model {
     /// Tensors that were quantised to another format than was asked for, because of their shape.
     pub fn substitutes(&self) -> &Substitutes {
         &self.substitutes
+    }
+
+    /// Values that were lost because the formats they were quantised to cannot hold them.
+    pub fn clamped(&self) -> &Clamped {
+        &self.clamped
     }
 
     /// Identity of the files the model came from; saved sessions are bound to it.

@@ -1,6 +1,8 @@
 //! Attention of the newest queries, as presses read it: from the kernel's own passes, a column at a time.
 
-use meden_kernels::attention::{AttendInput, AttendParams, AttendScratch, Columns, Reduce, attend, attention_columns};
+use meden_kernels::attention::{
+    AttendInput, AttendParams, AttendScratch, Columns, Reduce, attend_lse, attention_columns,
+};
 
 use super::view::LayerView;
 use crate::cache::head::HeadCache;
@@ -41,21 +43,27 @@ pub fn columns(
 ) -> Result<Vec<Vec<f32>>, EngineError> {
     let c = layer.config();
     let views: Vec<_> = layer.heads.iter().map(HeadCache::view).collect();
+    let (pool, isa) = (layer.model.pool(), layer.model.isa());
+    // Views are of keys as they are stored; queries meet them turned alike.
+    let mut turned = Vec::new();
+    if let Some(rotation) = layer.heads.first().and_then(HeadCache::rotation) {
+        turned.extend_from_slice(queries.rows);
+        rotation.turn_all((pool, isa), &mut turned, c.head_dim);
+    }
     let input = AttendInput {
-        q: queries.rows,
+        q: if turned.is_empty() { queries.rows } else { &turned },
         q_positions: queries.positions,
         q_heads: c.q_heads,
         heads: &views,
         params: params(layer),
     };
     let mut scratch = AttendScratch::default();
-    let mut out = vec![0f32; queries.rows.len()];
     let mut lse = vec![0f32; queries.positions.len() * c.q_heads];
-    attend(layer.model.pool(), layer.model.isa(), &input, &mut out, Some(&mut lse), &mut scratch)?;
+    attend_lse(pool, isa, &input, &mut lse, &mut scratch)?;
     let mut columns: Vec<Vec<f32>> =
         (0..c.q_heads).map(|q_head| vec![0.0; layer.heads[q_head / c.group()].len()]).collect();
     let wanted = Columns { input: &input, lse: &lse, weights, reduce };
-    attention_columns(layer.model.pool(), layer.model.isa(), &wanted, &mut columns, &mut scratch)?;
+    attention_columns(pool, isa, &wanted, &mut columns, &mut scratch)?;
     Ok(columns)
 }
 

@@ -103,7 +103,9 @@ impl Plan {
         check_character(policy, press.as_ref(), pressed, config).map_err(&refuse)?;
         let protect = policy.protect();
         let floor = (protect.sinks + protect.recents).max(1);
-        let extra = Extra::of(press.as_ref(), adaptivity, config);
+        let own = press.name() == policy.press.name();
+        let columns = if own { policy.press.columns() } else { usize::from(press.needs().attention_mass) };
+        let extra = Extra { columns, ragged: adaptivity != Adaptivity::Uniform };
         let byte_tokens = match policy.budget {
             Budget::Tokens(tokens) if tokens < floor => {
                 return Err(refuse(format!(
@@ -554,12 +556,6 @@ struct Extra {
     columns: usize,
     /// Heads may keep different numbers, so each may have a page that is not full.
     ragged: bool,
-}
-
-impl Extra {
-    fn of(press: &dyn Press, adaptivity: Adaptivity, _: &Config) -> Extra {
-        Extra { columns: usize::from(press.needs().attention_mass), ragged: adaptivity != Adaptivity::Uniform }
-    }
 }
 
 /// Most bytes the cache takes when every full-attention head holds `tokens` slots and every sliding layer its window.

@@ -175,6 +175,14 @@ impl PressSpec {
         self.inner().map_or(self, PressSpec::scorer)
     }
 
+    /// Numbers that it keeps beside each slot while it may act: attention mass, or a column of its own.
+    pub(crate) fn columns(&self) -> usize {
+        match self.scorer() {
+            PressSpec::NonCausalAttention(_) | PressSpec::Compactor(_) => 1,
+            other => usize::from(other.build().is_ok_and(|p| p.needs().attention_mass)),
+        }
+    }
+
     /// A press with the parameters it has when nothing is said.
     pub fn by_name(name: &str) -> Option<PressSpec> {
         serde_json::from_value(serde_json::json!({ "kind": name })).ok()

@@ -23,12 +23,14 @@ pub struct Piece<'a> {
     pub layer: usize,
     /// Positions of the tokens.
     pub positions: &'a [u32],
-    /// What the attention block read, after its input norm: `(tokens, hidden)`.
+    /// What the attention block read, after its input norm: `(tokens, hidden)`; empty unless it was asked for.
     pub hidden: &'a [f32],
     /// Queries after norm, before rotation, `(tokens, q_heads, head_dim)`; empty unless moments were asked for.
     pub q_unrotated: &'a [f32],
     /// Queries after rotation, `(tokens, q_heads, head_dim)`.
     pub q: &'a [f32],
+    /// The same as they meet the stored keys: turned where the cache turns keys.
+    pub q_meeting: &'a [f32],
     /// Logarithm of the sum of exponentials of each query's logits, `(tokens, q_heads)`; empty unless attention mass
     /// was asked for.
     pub lse: &'a [f32],
@@ -208,6 +210,11 @@ impl Watch {
         self.needs.query_mean || self.needs.query_covariance
     }
 
+    /// Is what the attention block reads wanted?
+    pub fn wants_hidden(&self) -> bool {
+        self.needs.hidden_states
+    }
+
     /// Is the log-sum-exp wanted in this layer?
     pub fn wants_lse(&self, layer: usize) -> bool {
         self.needs.attention_mass && self.watched[layer]
@@ -295,8 +302,8 @@ fn add_mass(
         column.resize(cache.heads()[number / c.group()].len(), 0.0);
     }
     cache.with_views(|heads| {
-        let input =
-            AttendInput { q: piece.q, q_positions: piece.positions, q_heads: c.q_heads, heads, params: piece.params() };
+        let (q, q_positions) = (piece.q_meeting, piece.positions);
+        let input = AttendInput { q, q_positions, q_heads: c.q_heads, heads, params: piece.params() };
         let wanted = Columns { input: &input, lse: piece.lse, weights: None, reduce: Reduce::Sum };
         attention_columns(piece.model.pool(), piece.model.isa(), &wanted, columns, scratch)
     })?;

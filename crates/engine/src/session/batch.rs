@@ -7,11 +7,13 @@
 use std::sync::Arc;
 
 use super::control::Control;
+use super::interrupted::Pressed;
 use super::{LogitRows, Session};
 use crate::error::EngineError;
 use crate::hook::HookPlan;
-use crate::model::forward::{Pass, Segment};
+use crate::model::forward::{Pass, Scratch, Segment};
 use crate::press::plan::Moment;
+use crate::reuse::reuse;
 
 /// One session's share of a batch.
 pub struct BatchItem<'a> {
@@ -25,6 +27,16 @@ pub struct BatchItem<'a> {
 
 /// Told each wanted row of logits: the number of its item, of its token in that item's ids, and the values.
 pub type EmitItem<'a> = &'a mut dyn FnMut(usize, usize, &[f32]) -> Result<(), EngineError>;
+
+/// What a call works with, kept from call to call so that a decoded token allocates nothing.
+#[derive(Default)]
+pub(super) struct Buffers {
+    scratch: Scratch,
+    hooks: HookPlan,
+    standings: Vec<Standing>,
+    taken: Vec<Taken>,
+    segments: Vec<Segment<'static>>, // empty between calls
+}
 
 /// Where an item stands.
 struct Standing {
@@ -41,6 +53,10 @@ struct Taken {
     count: usize,
     moment: Moment,
     logits_from: usize,
+    /// A call for one token of a text that has been read: what a read policy speaks of.
+    decodes: bool,
+    /// What the session's press had done before.
+    before: Pressed,
 }
 
 /// Read the tokens of every item. Items advance together, each in pieces as its options and its press ask; one that
@@ -54,24 +70,40 @@ pub fn forward_batch(
     control: &mut Control<'_>,
     emit: EmitItem<'_>,
 ) -> Result<(), EngineError> {
-    let Some(model) = items.first().map(|item| item.session.model.clone()) else { return Ok(()) };
+    let Some(first) = items.first_mut() else { return Ok(()) };
+    // they lie with the first session
+    let mut buffers = first.session.buffers.take().unwrap_or_default();
+    let done = read(items, control, emit, &mut buffers);
+    items[0].session.buffers = Some(buffers);
+    done
+}
+
+fn read(
+    items: &mut [BatchItem<'_>],
+    control: &mut Control<'_>,
+    emit: EmitItem<'_>,
+    buffers: &mut Buffers,
+) -> Result<(), EngineError> {
+    let model = items[0].session.model.clone();
     check(items, control)?;
-    let mut hooks = HookPlan::compile(&control.hooks, model.config().layers)?;
-    let mut standings: Vec<Standing> = items.iter_mut().map(|item| item.session.stand(item.ids.len())).collect();
+    let Buffers { scratch, hooks, standings, taken, segments: kept } = buffers;
+    hooks.compile(&control.hooks, model.config().layers)?;
+    standings.clear();
+    standings.extend(items.iter_mut().map(|item| item.session.stand(item.ids.len())));
     let total = items.iter().map(|item| item.ids.len()).sum();
     let mut done = 0;
     control.report(done, total);
     while done < total {
         if control.cancelled() {
-            return Err(EngineError::Cancelled { done, total });
+            return Err(EngineError::Cancelled { done, total, pressed_layers: 0 });
         }
-        let (taken, long_rope) = next_pass(items, &standings);
-        let mut scratch = std::mem::take(&mut items[taken[0].item].session.scratch);
-        let mut segments = segments(items, &taken);
-        let mut pass = Pass { segments: &mut segments, long_rope, scratch: &mut scratch, hooks: &mut hooks };
+        let long_rope = next_pass(items, standings, taken);
+        let mut segments = reuse(std::mem::take(kept));
+        fill(&mut segments, items, taken);
+        let mut pass = Pass { segments: &mut segments, long_rope, scratch, hooks };
         let mut emit_row = |row: usize, values: &[f32]| {
             let mut row = row;
-            for t in &taken {
+            for t in &*taken {
                 if row < t.count {
                     return emit(t.item, t.from + row, values);
                 }
@@ -80,9 +112,9 @@ pub fn forward_batch(
             Ok(())
         };
         let result = model.run(&mut pass, control, &mut emit_row);
-        drop(segments);
-        items[taken[0].item].session.scratch = scratch;
-        for t in &taken {
+        *kept = reuse(segments);
+        let mut pressed_layers = 0;
+        for t in &*taken {
             let session = &mut *items[t.item].session;
             match &result {
                 Ok(()) => {
@@ -90,11 +122,11 @@ pub fn forward_batch(
                     standings[t.item].done += t.count;
                     done += t.count;
                 }
-                Err(_) => session.take_out(session.next_position()),
+                Err(_) => pressed_layers = pressed_layers.max(session.give_up(t.before)),
             }
         }
         result.map_err(|error| match error {
-            EngineError::Cancelled { .. } => EngineError::Cancelled { done, total },
+            EngineError::Cancelled { .. } => EngineError::Cancelled { done, total, pressed_layers },
             other => other,
         })?;
         control.report(done, total);
@@ -122,9 +154,10 @@ fn check(items: &[BatchItem<'_>], control: &Control<'_>) -> Result<(), EngineErr
 }
 
 /// What goes into the next pass: a piece of every item that is not done and rotates as the first of them does.
-fn next_pass(items: &[BatchItem<'_>], standings: &[Standing]) -> (Vec<Taken>, bool) {
+/// Whether that is with the long factors.
+fn next_pass(items: &[BatchItem<'_>], standings: &[Standing], taken: &mut Vec<Taken>) -> bool {
     let open = |i: &usize| standings[*i].done < items[*i].ids.len();
-    let mut taken = Vec::with_capacity(items.len());
+    taken.clear();
     let mut long_rope = None;
     for i in (0..items.len()).filter(open) {
         let standing = &standings[i];
@@ -132,12 +165,11 @@ fn next_pass(items: &[BatchItem<'_>], standings: &[Standing]) -> (Vec<Taken>, bo
             taken.push(items[i].session.next_piece(i, &items[i], standing));
         }
     }
-    (taken, long_rope.unwrap_or(false))
+    long_rope.unwrap_or(false)
 }
 
-fn segments<'a>(items: &'a mut [BatchItem<'_>], taken: &[Taken]) -> Vec<Segment<'a>> {
+fn fill<'a>(segments: &mut Vec<Segment<'a>>, items: &'a mut [BatchItem<'_>], taken: &[Taken]) {
     let mut of = taken.iter().peekable();
-    let mut segments = Vec::with_capacity(taken.len());
     for (number, item) in items.iter_mut().enumerate() {
         let Some(t) = of.next_if(|t| t.item == number) else { continue };
         segments.push(Segment {
@@ -148,10 +180,10 @@ fn segments<'a>(items: &'a mut [BatchItem<'_>], taken: &[Taken]) -> Vec<Segment<
             logits_from: t.logits_from,
             cache: &mut item.session.cache,
             plan: item.session.plan.as_mut(),
+            reader: item.session.reader.as_mut().filter(|_| t.decodes),
             watch: &mut item.session.watch,
         });
     }
-    segments
 }
 
 impl Session {
@@ -179,6 +211,8 @@ impl Session {
             LogitRows::Last if last => count - 1,
             _ => count,
         };
-        Taken { item: number, from: standing.done, count, moment, logits_from }
+        let decodes = !standing.first && item.ids.len() == 1;
+        let before = self.pressed();
+        Taken { item: number, from: standing.done, count, moment, logits_from, decodes, before }
     }
 }

@@ -1,41 +1,52 @@
 //! One conversation: tokens read so far, their cache, and the policy that keeps it small.
 //!
 //! A session can be continued, forked (pages are shared until one side writes), rewound, saved and restored. A
-//! failed or cancelled call leaves it as it was before the piece it failed in.
+//! failed or cancelled call leaves it as it was before the piece it failed in, but for what a press had evicted by
+//! then; [`stats`](Session::stats) says so where it happened.
 
 pub mod batch;
 pub mod control;
+pub mod forecast;
 mod gathered;
+mod interrupted;
 mod snapshot;
 mod stats;
 
 use std::sync::Arc;
 
-use meden_kernels::attention::KvType;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::KvCache;
 use crate::cache::head::HeadCache;
+use crate::cache::kinds::KvTypes;
+use crate::cache::rotation::KvRotation;
 use crate::error::EngineError;
 use crate::model::Model;
-use crate::model::forward::Scratch;
 use crate::press::plan::{Moment, Now, Plan};
 use crate::press::policy::Policy;
 use crate::press::select::Protect;
 use crate::press::watch::Watch;
 use crate::press::{Press, PressSpec, Scores};
-use batch::{BatchItem, forward_batch};
+use crate::read::{ReadPolicy, Reader};
+use batch::{BatchItem, Buffers, forward_batch};
 use control::{Control, Emit};
+use interrupted::Interrupted;
 
 /// How a session keeps its cache.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SessionOptions {
-    /// Element type of cached keys and values.
-    pub kv_type: KvType,
+    /// Element types of cached keys and values.
+    pub kv_type: KvTypes,
+    /// How keys and values are turned before they are stored; not at all by default.
+    #[serde(default)]
+    pub kv_rotate: Option<KvRotation>,
     /// Compression, none by default.
     pub policy: Option<Policy>,
     /// Most tokens read in one go.
     pub prefill_chunk: usize,
+    /// What a decoded token reads of its cache; everything by default.
+    #[serde(default)]
+    pub read: Option<ReadPolicy>,
     /// Presses that may be applied later with [`Session::compress`]: what they need is gathered while the text is read.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub watch: Vec<PressSpec>,
@@ -43,7 +54,14 @@ pub struct SessionOptions {
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        SessionOptions { kv_type: KvType::F16, policy: None, prefill_chunk: 512, watch: Vec::new() }
+        SessionOptions {
+            kv_type: KvTypes::F16,
+            kv_rotate: None,
+            policy: None,
+            prefill_chunk: 512,
+            watch: Vec::new(),
+            read: None,
+        }
     }
 }
 
@@ -75,12 +93,14 @@ pub struct Session {
     options: SessionOptions,
     cache: KvCache,
     plan: Option<Plan>,
+    reader: Option<Reader>,
     watch: Watch,
-    scratch: Box<Scratch>,
+    buffers: Option<Box<Buffers>>,
     history: Vec<u32>,
     prefilled: bool,
     long_rope: Option<bool>,
     own_eviction: Option<usize>,
+    interrupted: Interrupted,
     logits: Vec<f32>,
 }
 
@@ -116,12 +136,19 @@ impl Session {
                 allowed: "at least 1 token".into(),
             });
         }
-        let cache = KvCache::new(model.config(), options.kv_type);
+        if let Some(rotation) = options.kv_rotate {
+            rotation.check(model.config().head_dim)?;
+        }
+        if let Some(read) = &options.read {
+            read.check(model.config())?;
+        }
+        let cache = KvCache::new(model.config(), options.kv_type, options.kv_rotate);
         let compile = |policy: &Policy| match press {
             Some(press) => Plan::compile_with(policy, press, model.config(), &cache),
             None => Plan::compile(policy, model.config(), &cache),
         };
         let plan = options.policy.as_ref().map(compile).transpose()?;
+        let reader = options.read.clone().map(Reader::new);
         let mut watched = plan.iter().map(|p| p.press().clone()).collect::<Vec<_>>();
         for press in &options.watch {
             watched.push(press.build()?);
@@ -132,12 +159,14 @@ impl Session {
             options,
             cache,
             plan,
+            reader,
             watch,
-            scratch: Box::default(),
+            buffers: None,
             history: Vec::new(),
             prefilled: false,
             long_rope: None,
             own_eviction: None,
+            interrupted: Interrupted::default(),
             logits: Vec::new(),
         })
     }
@@ -179,12 +208,12 @@ impl Session {
     pub fn decode(&mut self, id: u32, control: &mut Control<'_>) -> Result<&[f32], EngineError> {
         let mut logits = std::mem::take(&mut self.logits);
         logits.clear();
-        self.score(&[id], LogitRows::Last, control, &mut |_, row| {
+        let read = self.score(&[id], LogitRows::Last, control, &mut |_, row| {
             logits.extend_from_slice(row);
             Ok(())
-        })?;
+        });
         self.logits = logits;
-        Ok(&self.logits)
+        read.map(|()| self.logits.as_slice())
     }
 
     /// Read tokens and return the rows of logits asked for, `(rows, vocab)`. `All` takes `tokens * vocab * 4` bytes;
@@ -246,9 +275,16 @@ impl Session {
         self.watch.truncate(position);
     }
 
+    /// Gather nothing more for the presses named in [`SessionOptions::watch`], and let go of what was gathered for them:
+    /// what a cache holds is then what its own policy needs. Made for forks that have been compressed.
+    pub fn stop_watching(&mut self) {
+        self.options.watch.clear();
+        self.forget_what_no_press_will_read();
+    }
+
     /// A press that acts once has had what it needed: stop gathering, and let go of it.
     fn forget_what_no_press_will_read(&mut self) {
-        let done = self.plan.as_ref().is_some_and(|plan| !plan.acts_later());
+        let done = self.plan.as_ref().is_none_or(|plan| !plan.acts_later());
         if done && self.options.watch.is_empty() && !self.watch.is_idle() {
             self.watch = Watch::new(Vec::new(), self.model.config());
             for layer in 0..self.model.config().layers {
@@ -284,17 +320,23 @@ impl Session {
     /// A second session with the same past. Pages are shared until one of the two writes to them.
     pub fn fork(&self) -> Result<Session, EngineError> {
         let plan = self.plan.as_ref().map(|plan| plan.fork(self.model.config(), &self.cache)).transpose()?;
+        let mut reader = self.options.read.clone().map(Reader::new);
+        if let (Some(reader), Some(old)) = (&mut reader, &self.reader) {
+            reader.set_stats(old.stats());
+        }
         Ok(Session {
             model: self.model.clone(),
             options: self.options.clone(),
             cache: self.cache.fork(),
             plan,
+            reader,
             watch: self.watch.fork(),
-            scratch: Box::default(),
+            buffers: None,
             history: self.history.clone(),
             prefilled: self.prefilled,
             long_rope: self.long_rope,
             own_eviction: self.own_eviction,
+            interrupted: self.interrupted,
             logits: Vec::new(),
         })
     }

@@ -13,12 +13,14 @@ use meden_files::hash::Hash;
 use serde::{Deserialize, Serialize};
 
 use super::gathered::{self, GatheredHeader};
+use super::interrupted::Interrupted;
 use super::{Session, SessionOptions};
 use crate::cache::head::{Column, HeadCache};
 use crate::error::EngineError;
 use crate::model::Model;
 use crate::press::plan::Counters;
 use crate::press::watch::LayerState;
+use crate::read::{ReadStats, Reader};
 
 const MAGIC: &[u8; 8] = b"MEDENKV1";
 const CHECKSUM: usize = 32;
@@ -32,8 +34,13 @@ struct Header {
     prefilled: bool,
     long_rope: Option<bool>,
     own_eviction: Option<usize>,
+    #[serde(default)]
+    interrupted: Interrupted,
     counters: Counters,
     heads: Vec<HeadHeader>,
+    /// What decoded tokens have read; absent without a read policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    read: Option<ReadStats>,
     #[serde(default)]
     acted: Vec<usize>,
     #[serde(default)]
@@ -71,6 +78,7 @@ pub(super) fn save(session: &Session, path: &Path, note: &serde_json::Value) -> 
         prefilled: session.prefilled,
         long_rope: session.long_rope,
         own_eviction: session.own_eviction,
+        interrupted: session.interrupted,
         counters: plan.map_or_else(Counters::default, |p| p.counters.clone()),
         acted: plan.map_or_else(Vec::new, |p| p.acted().to_vec()),
         gathered: session.watch.layers().iter().map(GatheredHeader::of).collect(),
@@ -82,6 +90,7 @@ pub(super) fn save(session: &Session, path: &Path, note: &serde_json::Value) -> 
                 columns: h.columns().iter().map(|c| c.name.to_string()).collect(),
             })
             .collect(),
+        read: session.reader.as_ref().map(Reader::stats),
         note: note.clone(),
     };
     let json = serde_json::to_vec(&header).map_err(|error| refuse(path, error.to_string()))?;
@@ -155,6 +164,10 @@ pub(super) fn restore(model: Arc<Model>, path: &Path) -> Result<(Session, serde_
     session.prefilled = header.prefilled;
     session.long_rope = header.long_rope;
     session.own_eviction = header.own_eviction;
+    if let (Some(reader), Some(stats)) = (session.reader.as_mut(), header.read) {
+        reader.set_stats(stats);
+    }
+    session.interrupted = header.interrupted;
     if header.counters.moved_down > session.history.len() {
         return Err(refuse(path, "its positions were moved further down than tokens were seen"));
     }

@@ -2,6 +2,7 @@
 
 use super::Session;
 use crate::cache::stats::{CacheStats, LayerStats};
+use crate::read::Reader;
 
 impl Session {
     /// What the cache holds and costs.
@@ -33,6 +34,7 @@ impl Session {
             effective_ratio: if dense_bytes == 0 { 0.0 } else { 1.0 - kv_bytes as f64 / dense_bytes as f64 },
             presses_run: self.plan.as_ref().map_or(0, |p| p.counters.runs),
             evicted: self.plan.as_ref().map_or(0, |p| p.counters.evicted),
+            read: self.reader.as_ref().map(Reader::stats),
             notes: self.notes(),
             layers,
         }
@@ -91,6 +93,20 @@ impl Session {
                 ));
             }
         }
+        if let (Some(reader), Some(policy)) = (&self.reader, &self.options.read) {
+            let stats = reader.stats();
+            if stats.tokens == 0 && self.seen() > 0 {
+                notes.push(format!(
+                    "--read {policy} did nothing: tokens read together are read whole, and none was read alone"
+                ));
+            }
+            if stats.tokens > 0 && stats.bytes >= stats.dense_bytes {
+                notes.push(format!(
+                    "--read {policy} left nothing out: the cache is within its budget of pages, or its layers are skipped or slide"
+                ));
+            }
+        }
+        notes.extend(self.interrupted.note(config.layers));
         if self.long_rope == Some(false)
             && let Some(original) = config.ropes.iter().find_map(|r| r.original())
             && self.seen() > original

@@ -91,13 +91,21 @@ pub(super) fn by_logit(logits: &[f32]) -> impl Fn(&u32, &u32) -> Ordering + '_ {
 
 /// The `count` best ids with their logits, best first.
 pub(super) fn best(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
+    let mut ids = Vec::new();
+    best_ids(logits, count, &mut ids);
+    ids.into_iter().map(|id| (id, logits[id as usize])).collect()
+}
+
+/// The `count` best ids, best first, into a list whose memory is used again.
+pub(super) fn best_ids(logits: &[f32], count: usize, list: &mut Vec<u32>) {
+    list.clear();
     let count = count.min(logits.len());
     if count == 0 {
-        return Vec::new();
+        return;
     }
     // A list that never grows beyond 2 * count: whatever is below the count-th best so far is not even written down.
     let order = by_logit(logits);
-    let mut list: Vec<u32> = Vec::with_capacity(2 * count);
+    list.reserve(2 * count);
     let mut floor = f32::NEG_INFINITY;
     for (id, &x) in logits.iter().enumerate() {
         if x < floor || list.len() >= count && x == floor {
@@ -112,7 +120,6 @@ pub(super) fn best(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
     }
     list.sort_unstable_by(&order);
     list.truncate(count);
-    list.into_iter().map(|id| (id, logits[id as usize])).collect()
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use meden_stats::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::error::TextError;
-use super::logits::{RUN, best, by_logit, exp, first_of, largest, sum_exp, sum_run};
+use super::logits::{RUN, best, best_ids, by_logit, exp, first_of, largest, sum_exp, sum_run};
 
 /// The stream of random numbers that samplers draw from, so that other users of the same seed do not share it.
 const STREAM: u64 = 0x7361_6d70;
@@ -126,6 +126,7 @@ pub struct Sampler {
     edited: Vec<f32>,
     recent: Vec<u32>,
     candidates: Vec<u32>,
+    sums: Vec<f64>,
 }
 
 impl Sampler {
@@ -133,7 +134,8 @@ impl Sampler {
     pub fn new(config: SamplingConfig) -> Result<Sampler, TextError> {
         config.check()?;
         let rng = Rng::new(config.seed, STREAM);
-        Ok(Sampler { config, rng, edited: Vec::new(), recent: Vec::new(), candidates: Vec::new() })
+        let (edited, recent, candidates, sums) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Ok(Sampler { config, rng, edited, recent, candidates, sums })
     }
 
     /// The settings.
@@ -206,12 +208,12 @@ impl Sampler {
         let draw = self.rng.uniform();
         let weight = |id: u32| f64::from(exp((logits[id as usize] - largest) * scale));
         if config.top_k == 0 && config.top_p == 1.0 && config.min_p == 0.0 {
-            return Ok(pick_any(logits, largest, scale, draw));
+            return Ok(pick_any(logits, (largest, scale), draw, &mut self.sums));
         }
         let ids = &mut self.candidates;
         ids.clear();
         let total = if config.top_k > 0 && config.top_k < logits.len() {
-            ids.extend(best(logits, config.top_k).into_iter().map(|(id, _)| id));
+            best_ids(logits, config.top_k, ids);
             ids.iter().map(|&id| weight(id)).sum()
         } else {
             ids.extend(0..logits.len() as u32);
@@ -233,8 +235,9 @@ impl Sampler {
 
 /// A token of the whole vocabulary: first the run of it in which the running sum passes `draw` of the total, then the
 /// token in that run.
-fn pick_any(logits: &[f32], largest: f32, scale: f32, draw: f64) -> u32 {
-    let sums: Vec<f64> = logits.chunks(RUN).map(|run| sum_run(run, largest, scale)).collect();
+fn pick_any(logits: &[f32], (largest, scale): (f32, f32), draw: f64, sums: &mut Vec<f64>) -> u32 {
+    sums.clear();
+    sums.extend(logits.chunks(RUN).map(|run| sum_run(run, largest, scale)));
     let mut target = draw * sums.iter().sum::<f64>();
     let last = sums.iter().rposition(|&sum| sum > 0.0).unwrap_or(0);
     let passed = sums[..last].iter().position(|&sum| {

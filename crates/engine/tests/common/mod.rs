@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use meden_engine::{
-    Control, KvType, LoadOptions, LogitRows, Model, Policy, PressSpec, Session, SessionOptions, WeightMode,
+    Control, KvTypes, LoadOptions, LogitRows, Model, Policy, PressSpec, Session, SessionOptions, WeightMode,
 };
 use meden_files::ModelFiles;
 
@@ -164,7 +164,7 @@ pub fn policy(press: &PressSpec, budget: &str, schedule: &str) -> Policy {
 }
 
 pub fn open(model: &Arc<Model>, policy: Option<Policy>) -> Session {
-    let options = SessionOptions { kv_type: KvType::F32, policy, ..SessionOptions::default() };
+    let options = SessionOptions { kv_type: KvTypes::F32, policy, ..SessionOptions::default() };
     Session::new(model.clone(), options).unwrap()
 }
 

@@ -138,7 +138,7 @@ pub fn measure(
     Ok(losses.summary(options.level, read, peak, cache))
 }
 
-/// Reads one window into an empty cache and takes in the losses of the tokens that it judges.
+/// Reads one window into an empty cache, token by token under a read policy, and takes in the losses of the tokens that it judges.
 fn read_window(
     model: &Arc<Model>,
     ids: &[u32],
@@ -149,14 +149,25 @@ fn read_window(
 ) -> Result<Session, EvalError> {
     let mut session = Session::new(Arc::clone(model), options.session.clone())?;
     let mut wrong = None;
-    session.score(&ids[window.start..window.end], LogitRows::All, control, &mut |row, logits| {
-        // Row i of the window predicts the text's token start + i + 1.
-        let target = window.start + row + 1;
-        if target >= window.judge_from && target < window.end && wrong.is_none() {
-            wrong = losses.take(target, ids[target], logits).err();
-        }
-        Ok::<(), EngineError>(())
-    })?;
+    let (text, cancel) = (&ids[window.start..window.end], control.cancel);
+    // What a read policy leaves out it leaves out of tokens that are read alone.
+    let piece = if options.session.read.is_some() { 1 } else { text.len() };
+    for first in (0..text.len()).step_by(piece.max(1)) {
+        let mut report = |done: usize, _: usize| {
+            if let Some(progress) = control.progress.as_mut() {
+                progress(first + done, text.len());
+            }
+        };
+        let mut part = Control { progress: Some(&mut report), cancel, hooks: Vec::new() };
+        session.score(&text[first..text.len().min(first + piece)], LogitRows::All, &mut part, &mut |row, logits| {
+            // Row i of the window predicts the text's token start + i + 1.
+            let target = window.start + first + row + 1;
+            if target >= window.judge_from && target < window.end && wrong.is_none() {
+                wrong = losses.take(target, ids[target], logits).err();
+            }
+            Ok::<(), EngineError>(())
+        })?;
+    }
     match wrong {
         Some(error) => Err(error),
         None => Ok(session),

@@ -4,12 +4,13 @@ use std::fmt;
 use std::str::FromStr;
 
 use meden_kernels::DType;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::QuantizeError;
 
 /// A name on the command line: a weight format for all matrices, or a mix of formats.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Recipe(usize);
 
 /// Name, format of most matrices, whether some get more bits, and `general.file_type`.
@@ -132,6 +133,19 @@ fn instead_of(dtype: DType) -> DType {
     }
 }
 
+impl TryFrom<String> for Recipe {
+    type Error = QuantizeError;
+    fn try_from(text: String) -> Result<Recipe, QuantizeError> {
+        text.parse()
+    }
+}
+
+impl From<Recipe> for String {
+    fn from(recipe: Recipe) -> String {
+        recipe.name().to_owned()
+    }
+}
+
 impl FromStr for Recipe {
     type Err = QuantizeError;
     fn from_str(text: &str) -> Result<Recipe, QuantizeError> {
@@ -218,6 +232,12 @@ mod tests {
         for recipe in Recipe::all() {
             assert_eq!(recipe.name().to_uppercase().parse::<Recipe>().expect("known"), recipe);
         }
+        for recipe in Recipe::all() {
+            let json = serde_json::to_string(&recipe).expect("a name");
+            assert_eq!(json, format!("{:?}", recipe.name()));
+            assert_eq!(serde_json::from_str::<Recipe>(&json).expect("known"), recipe);
+        }
+        assert!(serde_json::from_str::<Recipe>("\"q9\"").is_err());
         let error = "q9".parse::<Recipe>().expect_err("unknown").to_string();
         assert!(error.contains("q9") && error.contains("q4_k_m"), "{error}");
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use meden_kernels::{DType, KernelError, Pool, weights};
 
 use super::plan::{Change, Item};
-use super::{Plan, QuantizeError};
+use super::{Clamped, Plan, QuantizeError};
 use crate::gguf::GgufStream;
 
 /// Values that are read, converted and written at once.
@@ -22,12 +22,14 @@ pub struct Watch<'a> {
 }
 
 /// What was written.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Done {
     /// Bytes of the files that were read.
     pub source_file_bytes: u64,
     /// Bytes of the file.
     pub file_bytes: u64,
+    /// Values that their formats could not hold.
+    pub clamped: Clamped,
 }
 
 /// Writes a planned file. It appears under its name when it is whole. One that is there already is an error, but with
@@ -53,8 +55,10 @@ pub fn write(
         Ok(())
     };
     let mut stream = GgufStream::create(out, &plan.metadata, &plan.heads)?;
+    let mut clamped = Clamped::default();
     for (item, head) in plan.items.iter().zip(&plan.heads) {
-        tensor(plan, item, head.dtype, pool, &mut stream, &mut step)?;
+        let beyond = tensor(plan, item, head.dtype, pool, &mut stream, &mut step)?;
+        clamped.count(&item.source.name, head.dtype, beyond);
     }
     for values in &plan.vectors {
         stream.put(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())?;
@@ -62,7 +66,7 @@ pub fn write(
     step(0)?;
     stream.finish()?;
     let file_bytes = std::fs::metadata(out).map_or(0, |m| m.len());
-    Ok(Done { source_file_bytes, file_bytes })
+    Ok(Done { source_file_bytes, file_bytes, clamped })
 }
 
 /// Refuses an output that must not be written; the bytes of the files that are read.
@@ -84,6 +88,7 @@ fn check_target(plan: &Plan<'_>, out: &Path, replace: bool) -> Result<u64, Quant
     Ok(seen.iter().filter_map(|path| std::fs::metadata(path).ok()).map(|m| m.len()).sum())
 }
 
+/// Writes one tensor; how many of its values the format could not hold.
 fn tensor(
     plan: &Plan<'_>,
     item: &Item,
@@ -91,12 +96,12 @@ fn tensor(
     pool: &Pool,
     stream: &mut GgufStream,
     step: &mut dyn FnMut(u64) -> Result<(), QuantizeError>,
-) -> Result<(), QuantizeError> {
+) -> Result<usize, QuantizeError> {
     let info = &item.source;
     let vector = info.shape.len() < 2;
     let cols = if vector { info.elements() } else { info.shape[info.shape.len() - 1] };
     if cols == 0 || info.bytes == 0 {
-        return Ok(());
+        return Ok(0);
     }
     let rows = info.elements() / cols;
     // a head's rows change places among themselves, so a piece holds whole heads
@@ -105,15 +110,15 @@ fn tensor(
         _ => 1,
     };
     let piece = (PIECE / (cols * unit)).max(1) * unit;
+    let mut beyond = 0;
     for start in (0..rows).step_by(piece) {
         let count = piece.min(rows - start);
         let mut bytes = plan.files.read_rows(info, start..start + count)?;
         step(bytes.len() as u64)?;
         let fail = |source: KernelError| {
-            // the index counts from the beginning of the tensor, not of the piece
             let source = match source {
                 KernelError::NotFinite { index, value } => {
-                    KernelError::NotFinite { index: start * cols + index, value }
+                    KernelError::NotFinite { index: start * cols + unmoved(item.change, vector, cols, index), value }
                 }
                 other => other,
             };
@@ -129,10 +134,19 @@ fn tensor(
             Change::Interleave(head) => bytes = interleave(&bytes, if vector { cols } else { count }, head),
         }
         let mut out = vec![0; to.row_bytes(cols).unwrap_or(0) * count];
-        weights::convert(pool, (from, to), cols, &bytes, &mut out).map_err(fail)?;
+        beyond += weights::convert(pool, (from, to), cols, &bytes, &mut out).map_err(fail)?;
         stream.put(&out)?;
     }
-    Ok(())
+    Ok(beyond)
+}
+
+/// Where a value of a piece stood before the rows of its head changed places.
+fn unmoved(change: Change, vector: bool, cols: usize, index: usize) -> usize {
+    match change {
+        Change::Interleave(head) if vector => interleaved_from(index, head),
+        Change::Interleave(head) => interleaved_from(index / cols, head) * cols + index % cols,
+        Change::None | Change::PlusOne => index,
+    }
 }
 
 fn plus_one(dtype: DType, count: usize, bytes: &[u8]) -> Result<Vec<u8>, KernelError> {
@@ -146,9 +160,14 @@ fn interleave(bytes: &[u8], rows: usize, head: usize) -> Vec<u8> {
     let row_bytes = bytes.len() / rows;
     let mut out = Vec::with_capacity(bytes.len());
     for row in 0..rows {
-        let (first, at) = (row / head * head, row % head);
-        let source = first + at / 2 + (at % 2) * (head / 2);
+        let source = interleaved_from(row, head);
         out.extend_from_slice(&bytes[source * row_bytes..(source + 1) * row_bytes]);
     }
     out
+}
+
+/// The row that [`interleave`] puts at `row`.
+fn interleaved_from(row: usize, head: usize) -> usize {
+    let (first, at) = (row / head * head, row % head);
+    first + at / 2 + (at % 2) * (head / 2)
 }

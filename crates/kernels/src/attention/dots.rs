@@ -90,7 +90,8 @@ fn weigh<const R: usize>(
     weights: &mut [Weights; R],
 ) {
     let part = head.layout.key_part();
-    let queries = Queries::new(queries, part.dim);
+    // Rows of q4 are filled up to whole vectors.
+    let queries = Queries::new(queries, if part.kind == KvType::Q4 { part.dim.next_multiple_of(8) } else { part.dim });
     let mut at = 0;
     for (i, piece) in tile.iter().enumerate() {
         let rows = piece.rows(&part);
@@ -99,6 +100,7 @@ fn weigh<const R: usize>(
             KvType::F32 => logits::<F32, R>(&rows, ahead, &queries, weights, at),
             KvType::F16 => logits::<F16, R>(&rows, ahead, &queries, weights, at),
             KvType::Q8 => logits::<Q8, R>(&rows, ahead, &queries, weights, at),
+            KvType::Q4 => logits::<Q4, R>(&rows, ahead, &queries, weights, at),
         }
         at += piece.count;
     }
@@ -126,5 +128,6 @@ fn gather<const R: usize>(
         KvType::F32 => mix::<F32, R>(rows, weights, out),
         KvType::F16 => mix::<F16, R>(rows, weights, out),
         KvType::Q8 => mix::<Q8, R>(rows, weights, out),
+        KvType::Q4 => mix::<Q4, R>(rows, weights, out),
     }
 }

@@ -10,7 +10,7 @@ use std::arch::x86_64::*;
 
 /// Eight channels of each of R queries for each vector of a key.
 pub(super) struct Queries<'a, const R: usize> {
-    /// Four vectors at a time, which is a q8 group.
+    /// Four vectors at a time, which is a group with one scale.
     groups: &'a [[[[f32; 8]; R]; 4]],
     /// The whole vectors left over.
     rest: &'a [[[f32; 8]; R]],

@@ -12,6 +12,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod block;
+pub mod bounds;
 mod columns;
 #[cfg(target_arch = "x86_64")]
 mod decode;
@@ -19,7 +20,9 @@ mod decode;
 mod dots;
 #[cfg(target_arch = "x86_64")]
 mod keys;
+mod kind;
 mod layout;
+mod part;
 #[cfg(target_arch = "x86_64")]
 mod prefill;
 #[cfg(target_arch = "x86_64")]
@@ -35,7 +38,8 @@ mod tile;
 mod values;
 
 pub use columns::{Columns, Reduce, attention_columns};
-pub use layout::{KvType, PageLayout, Q8_GROUP, UnknownKvType};
+pub use kind::{KV_GROUP, KvType, UnknownKvType};
+pub use layout::PageLayout;
 
 use crate::KernelError;
 use crate::isa::Isa;

@@ -2,8 +2,8 @@
 
 use super::HeadView;
 use super::dots::TILE;
-use super::layout::Part;
-use super::simd::{Q8, scale_of};
+use super::part::Part;
+use super::simd::{Scale, grouped, scale_of};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -29,8 +29,8 @@ impl<'a> Rows<'a> {
     /// The scale of a group of row `i`, in every lane; nothing is read for types without.
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
-    pub fn scale<const B: usize>(&self, i: usize, group: usize) -> __m256 {
-        if B == Q8 { scale_of::<B>(&self.scales[i * self.scale_bytes..], group) } else { _mm256_setzero_ps() }
+    pub fn scale<const B: usize>(&self, i: usize, group: usize) -> Scale {
+        scale_of::<B>(if grouped(B) { &self.scales[i * self.scale_bytes..] } else { &[] }, group)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The vector vocabulary of the attention kernels: loads that convert, exponentials, sums across vectors.
 //!
 //! Everything is generic over `B`, the stored bytes of EIGHT values, which names the element type: 32 is f32, 16 is
-//! f16, 8 is q8. Loads take arrays of that size, so their bounds are known to the compiler and the kernels above stay
+//! f16, 8 is q8, 4 is q4. Loads take arrays of that size, so their bounds are known to the compiler and the kernels above stay
 //! safe code; only loads and stores themselves need `unsafe`.
 
 use std::arch::x86_64::*;
@@ -12,6 +12,20 @@ pub(super) const F32: usize = 32;
 pub(super) const F16: usize = 16;
 /// Stored bytes of eight q8.
 pub(super) const Q8: usize = 8;
+/// Stored bytes of eight q4.
+pub(super) const Q4: usize = 4;
+
+/// Whether values of a type come in groups with scales.
+pub(super) const fn grouped(bytes: usize) -> bool {
+    bytes == Q8 || bytes == Q4
+}
+
+/// What turns stored numbers into values: `factor * stored + least`, with `least` for q4 only and nothing for floats.
+#[derive(Clone, Copy)]
+pub(super) struct Scale {
+    factor: __m256,
+    least: __m256,
+}
 
 /// log2 e: logits are kept in units of log 2, so that the softmax needs 2^x only.
 pub(super) const LOG2E: f32 = std::f32::consts::LOG2_E;
@@ -30,7 +44,7 @@ pub(super) fn store(x: &mut [f32; 8], v: __m256) {
     unsafe { _mm256_storeu_ps(x.as_mut_ptr(), v) }
 }
 
-/// Eight stored values as f32, q8 without its scale.
+/// Eight stored numbers as f32, before their scale.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 pub(super) fn load_raw<const B: usize>(x: &[u8; B]) -> __m256 {
@@ -39,40 +53,57 @@ pub(super) fn load_raw<const B: usize>(x: &[u8; B]) -> __m256 {
         match B {
             F32 => _mm256_loadu_ps(x.as_ptr().cast()),
             F16 => _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast())),
+            Q8 => _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(x.as_ptr().cast()))),
             _ => {
-                const { assert!(B == F32 || B == F16 || B == Q8) };
-                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(x.as_ptr().cast())))
+                const { assert!(B == F32 || B == F16 || B == Q8 || B == Q4) };
+                // All eight halves of bytes in every lane, each lane's own moved to the bottom.
+                let all = _mm256_set1_epi32(x.as_ptr().cast::<i32>().read_unaligned());
+                let own = _mm256_srlv_epi32(all, _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
+                _mm256_cvtepi32_ps(_mm256_and_si256(own, _mm256_set1_epi32(15)))
             }
         }
     }
 }
 
-/// Eight stored values as f32, times their scale if they have one.
+/// Eight stored values as f32, by their scale if they have one.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn load_scaled<const B: usize>(x: &[u8; B], scale: __m256) -> __m256 {
+pub(super) fn load_scaled<const B: usize>(x: &[u8; B], scale: Scale) -> __m256 {
     let v = load_raw(x);
-    if B == Q8 { _mm256_mul_ps(v, scale) } else { v }
+    match B {
+        Q8 => _mm256_mul_ps(v, scale.factor),
+        Q4 => _mm256_fmadd_ps(v, scale.factor, scale.least),
+        _ => v,
+    }
 }
 
-/// The last `x.len() / (B / 8)` values of a row (fewer than eight), zeros behind them.
+/// The last `x.len() / (B / 8)` values of a row (fewer than eight), zeros behind them. Rows of q4 have no such rest.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn load_tail<const B: usize>(x: &[u8], scale: __m256) -> __m256 {
+pub(super) fn load_tail<const B: usize>(x: &[u8], scale: Scale) -> __m256 {
     let mut whole = [0u8; B];
     whole[..x.len()].copy_from_slice(x);
     load_scaled(&whole, scale)
 }
 
-/// The scale of group `group` of a q8 row, in every lane; anything for the other types.
+/// The scale of group `group` of a row, in every lane; nothing is read for types without.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn scale_of<const B: usize>(scales: &[u8], group: usize) -> __m256 {
-    if B != Q8 {
-        return _mm256_setzero_ps();
+pub(super) fn scale_of<const B: usize>(scales: &[u8], group: usize) -> Scale {
+    let zero = _mm256_setzero_ps();
+    match B {
+        Q8 => {
+            let bits = u16::from_le_bytes(scales.as_chunks::<2>().0[group]);
+            let factor = _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))));
+            Scale { factor, least: zero }
+        }
+        Q4 => {
+            let bits = i32::from_le_bytes(scales.as_chunks::<4>().0[group]);
+            let both = _mm_cvtph_ps(_mm_cvtsi32_si128(bits));
+            Scale { factor: _mm256_broadcastss_ps(both), least: _mm256_broadcastss_ps(_mm_movehdup_ps(both)) }
+        }
+        _ => Scale { factor: zero, least: zero },
     }
-    let bits = u16::from_le_bytes(scales.as_chunks::<2>().0[group]);
-    _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))))
 }
 
 /// 2^x for x <= 0 (a logit minus the largest), relative error 1e-7; exactly 1 at 0 and exactly 0 below -127, so that

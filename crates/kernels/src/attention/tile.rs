@@ -1,7 +1,7 @@
 //! A tile of the cache in f32, laid out for the block kernels.
 
 use super::block::TILE;
-use super::layout::Part;
+use super::part::Part;
 use super::rows::Walk;
 use super::simd::*;
 use super::{HeadView, KvType};
@@ -35,6 +35,7 @@ pub(super) fn load_keys(tile: &mut Tile, head: &HeadView, slots: Range<usize>) {
         KvType::F32 => transpose_keys::<F32>(&keys, key_dim, &mut tile.keys),
         KvType::F16 => transpose_keys::<F16>(&keys, key_dim, &mut tile.keys),
         KvType::Q8 => transpose_keys::<Q8>(&keys, key_dim, &mut tile.keys),
+        KvType::Q4 => transpose_keys::<Q4>(&keys, key_dim, &mut tile.keys),
     }
 }
 
@@ -48,6 +49,7 @@ pub(super) fn load_values(tile: &mut Tile, head: &HeadView, slots: Range<usize>)
         KvType::F32 => convert_values::<F32>(&values, &mut tile.values),
         KvType::F16 => convert_values::<F16>(&values, &mut tile.values),
         KvType::Q8 => convert_values::<Q8>(&values, &mut tile.values),
+        KvType::Q4 => convert_values::<Q4>(&values, &mut tile.values),
     }
 }
 

@@ -21,11 +21,11 @@ pub(super) fn mix<const B: usize, const R: usize>(
     let mut sum = Sum { pages, weights, decay, out };
     let mut v = 0;
     while v < vectors {
-        // Three rows of four vectors just miss the registers. Three fit, but would straddle q8 groups of four.
+        // Three rows of four vectors just miss the registers. Three fit, but would straddle groups of four.
         v += match (R, vectors - v) {
-            (1, 8..) if B != Q8 => sum.channels::<B, 8>(v),
+            (1, 8..) if !grouped(B) => sum.channels::<B, 8>(v),
             (1 | 2, 4..) => sum.channels::<B, 4>(v),
-            (1..=3, 3..) if B != Q8 => sum.channels::<B, 3>(v),
+            (1..=3, 3..) if !grouped(B) => sum.channels::<B, 3>(v),
             (_, 2..) => sum.channels::<B, 2>(v),
             _ => sum.channels::<B, 1>(v),
         };
@@ -43,7 +43,7 @@ struct Sum<'a, const R: usize> {
 }
 
 impl<const R: usize> Sum<'_, R> {
-    /// Vectors `first .. first + V` of every row, V of them; q8 ones lie in one group, whose scale they share.
+    /// Vectors `first .. first + V` of every row, V of them; grouped ones lie in one group, whose scale they share.
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
     fn channels<const B: usize, const V: usize>(&mut self, first: usize) -> usize {

@@ -4,6 +4,8 @@
 //! becomes int8 with one f32 scale (`max |x| / 127`), and the sums of its two halves, by which a weight's
 //! minimum or offset is multiplied. Which of the two copies will be used cannot be known from the rows, so
 //! [`Activations::set`] makes both; a caller who knows the matrices says so with [`Activations::set_for`].
+//! Rows that only pass through a norm on their way in ([`Activations::set_normed`]) are never written as a whole:
+//! each is normed, and its copies are made, while it lies in the first-level cache.
 //!
 //! Layout: block first, then row, `(k / 32, m, 32)`, because a kernel holds one block of weights in
 //! registers and walks down the rows.
@@ -11,8 +13,10 @@
 use super::matrix::Matrix;
 use crate::DType;
 use crate::isa::Isa;
+use crate::ops;
 use crate::pool::{Pool, SendPtr};
 use crate::weights::SUB;
+use std::cell::RefCell;
 
 /// Values (m * k) below which quantising is not worth waking another thread.
 const PARALLEL: usize = 16 * 1024;
@@ -99,19 +103,77 @@ impl Activations {
     /// # Panics
     /// If `x` is no whole number of rows.
     pub fn set_for(&mut self, pool: &Pool, x: &[f32], cols: usize, isa: Isa, needs: Needs) {
-        assert!(x.len().is_multiple_of(cols.max(1)), "{} activations are no whole number of rows of {cols}", x.len());
-        self.rows = x.len() / cols.max(1);
+        let has = self.resize(x.len(), cols, needs);
+        let sink = self.sink();
+        each_row(pool, x, cols, |i, row| {
+            if has.floats {
+                // SAFETY: each row is filled by one task.
+                unsafe { sink.floats_of(i, cols) }.copy_from_slice(row);
+            }
+            if has.blocks {
+                // SAFETY: as above.
+                unsafe { sink.quantize_row(i, row, isa) };
+            }
+        });
+    }
+
+    /// Takes `rms_norm(x)` for rows `x`: (m, weight.len()), keeping only what `needs` says: the same bits as
+    /// [`ops::rms_norm`] followed by [`Activations::set_for`].
+    ///
+    /// # Panics
+    /// If `x` is no whole number of rows.
+    pub fn set_normed(&mut self, pool: &Pool, x: &[f32], (weight, eps): (&[f32], f32), isa: Isa, needs: Needs) {
+        let cols = weight.len();
+        let has = self.resize(x.len(), cols, needs);
+        let sink = self.sink();
+        each_row(pool, x, cols, |i, row| {
+            if has.floats {
+                // SAFETY: each row is filled by one task.
+                let normed = unsafe { sink.floats_of(i, cols) };
+                ops::rms_norm_rows(isa, row, weight, eps, normed);
+                if has.blocks {
+                    // SAFETY: as above.
+                    unsafe { sink.quantize_row(i, normed, isa) };
+                }
+                return;
+            }
+            if !has.blocks {
+                return;
+            }
+            NORMED.with_borrow_mut(|normed| {
+                normed.resize(cols, 0.0);
+                ops::rms_norm_rows(isa, row, weight, eps, normed);
+                // SAFETY: as above.
+                unsafe { sink.quantize_row(i, normed, isa) };
+            });
+        });
+    }
+
+    /// Makes room for the copies of `len` values; which of them are made.
+    fn resize(&mut self, len: usize, cols: usize, needs: Needs) -> Needs {
+        assert!(len.is_multiple_of(cols.max(1)), "{len} activations are no whole number of rows of {cols}");
+        self.rows = len / cols.max(1);
         self.cols = cols;
         let needs = Needs { blocks: needs.blocks && cols.is_multiple_of(SUB), ..needs };
         self.has = Some(needs);
-        let blocks = if needs.blocks { x.len() / SUB } else { 0 };
-        self.floats.resize(if needs.floats { x.len() } else { 0 }, 0.0);
+        let blocks = if needs.blocks { len / SUB } else { 0 };
+        self.floats.resize(if needs.floats { len } else { 0 }, 0.0);
         self.q.resize(blocks * SUB, 0);
         self.scale_sum.resize(blocks, [0.0; 2]);
         self.halves.resize(blocks, [0.0; 2]);
         self.totals.resize(blocks, 0);
-        if !x.is_empty() {
-            self.fill(pool, x, isa);
+        needs
+    }
+
+    /// Where rows write their copies; valid until a buffer is resized.
+    fn sink(&mut self) -> Sink {
+        Sink {
+            rows: self.rows,
+            floats: SendPtr(self.floats.as_mut_ptr()),
+            q: SendPtr(self.q.as_mut_ptr()),
+            scale_sum: SendPtr(self.scale_sum.as_mut_ptr()),
+            halves: SendPtr(self.halves.as_mut_ptr()),
+            totals: SendPtr(self.totals.as_mut_ptr()),
         }
     }
 
@@ -140,49 +202,45 @@ impl Activations {
         let totals = &self.totals;
         Blocks { rows: self.rows, q: &self.q, scale_sum: &self.scale_sum, halves: &self.halves, totals }
     }
-
-    fn fill(&mut self, pool: &Pool, x: &[f32], isa: Isa) {
-        let (rows, cols) = (self.rows, self.cols);
-        let has = self.has.unwrap_or(Needs::ALL);
-        let floats = SendPtr(self.floats.as_mut_ptr());
-        let out = BlockSink {
-            rows,
-            q: SendPtr(self.q.as_mut_ptr()),
-            scale_sum: SendPtr(self.scale_sum.as_mut_ptr()),
-            halves: SendPtr(self.halves.as_mut_ptr()),
-            totals: SendPtr(self.totals.as_mut_ptr()),
-        };
-        let one_row = |i: usize| {
-            let row = &x[i * cols..][..cols];
-            if has.floats {
-                // SAFETY: `floats` holds as many values as `x`, and each row is copied by one task.
-                unsafe { floats.get().add(i * cols).copy_from_nonoverlapping(row.as_ptr(), cols) };
-            }
-            if has.blocks {
-                // SAFETY: the sink holds rows * cols / 32 blocks, and row `i` belongs to one task.
-                unsafe { out.quantize_row(i, row, isa) };
-            }
-        };
-        if x.len() < PARALLEL {
-            return (0..rows).for_each(one_row);
-        }
-        let chunk = rows.div_ceil(4 * pool.threads()).max(1);
-        pool.run(rows.div_ceil(chunk), &|c| {
-            (c * chunk..rows.min((c + 1) * chunk)).for_each(one_row);
-        });
-    }
 }
 
-/// Where rows write their blocks; each row has its own, spread over the buffers.
-struct BlockSink {
+thread_local! {
+    /// A row between its norm and its int8 copy, where nobody wants it as floats.
+    static NORMED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Calls `f(row number, row)` for each row, on all threads where there is enough to do.
+fn each_row(pool: &Pool, x: &[f32], cols: usize, f: impl Fn(usize, &[f32]) + Sync) {
+    let rows = x.len() / cols.max(1);
+    let one = |i: usize| f(i, &x[i * cols..][..cols]);
+    if x.len() < PARALLEL {
+        return (0..rows).for_each(one);
+    }
+    let chunk = rows.div_ceil(4 * pool.threads()).max(1);
+    pool.run(rows.div_ceil(chunk), &|c| {
+        (c * chunk..rows.min((c + 1) * chunk)).for_each(one);
+    });
+}
+
+/// Where rows write their copies; each row has its own places, spread over the buffers.
+struct Sink {
     rows: usize,
+    floats: SendPtr<f32>,
     q: SendPtr<i8>,
     scale_sum: SendPtr<[f32; 2]>,
     halves: SendPtr<[f32; 2]>,
     totals: SendPtr<i32>,
 }
 
-impl BlockSink {
+impl Sink {
+    /// # Safety
+    /// `floats` holds `rows` rows of `cols` values; `i < rows`, and no other thread writes row `i`.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn floats_of(&self, i: usize, cols: usize) -> &mut [f32] {
+        // SAFETY: the row is in the buffer and nobody else's, see above.
+        unsafe { std::slice::from_raw_parts_mut(self.floats.get().add(i * cols), cols) }
+    }
+
     /// # Safety
     /// The buffers hold a block for each of `rows` rows and each 32 of `row.len()` values; `i < rows`, and
     /// no other thread writes row `i`.

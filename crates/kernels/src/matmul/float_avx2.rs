@@ -1,11 +1,11 @@
 //! A panel of plain floats (k, 16) times some rows of f32 activations, with AVX2 and FMA.
 //!
 //! Tiles of six rows by sixteen outputs: twelve sums, two weight vectors and a broadcast fill the sixteen
-//! registers, and twelve independent chains keep both multiply-add units busy. Stretches of the panel that
-//! fit L1 are taken one after another, each past all rows, the sums waiting in the tile meanwhile. An output
-//! is one chain along k however it is cut, so m does not change its bits. F16 and BF16 widen as they are
-//! loaded for few rows; for many a stretch is widened once into scratch.
+//! registers, and twelve independent chains keep both multiply-add units busy. How panel and rows are cut is
+//! `float_tiles`. F16 and BF16 widen as they are loaded for few rows; for many a stretch is widened once into
+//! scratch.
 
+use super::float_tiles::{self, AHEAD, Rows, STREAMED, Tile};
 use crate::DType;
 use crate::weights::panel::FLOAT_ROWS;
 use std::arch::x86_64::*;
@@ -13,15 +13,6 @@ use std::ops::Range;
 
 /// Rows of a tile.
 const TILE: usize = 6;
-
-/// Columns of a stretch: sixteen outputs of them take 16 KiB, half of L1.
-const STRETCH: usize = 256;
-
-/// Up to so many rows a tile is bound by memory and asks for weights ahead of their use.
-const STREAMED: usize = 3;
-
-/// How far ahead, in bytes: panels of a task follow each other in memory.
-const AHEAD: usize = 2048;
 
 /// Rows `x`: (rows, cols) times a panel; `tile`: (rows, 16).
 ///
@@ -54,8 +45,7 @@ pub(super) unsafe fn float_panel(
 unsafe fn stretches<L: Load>(panel: &[u8], x: &[f32], cols: usize, tile: &mut [f32], wide: &mut Vec<f32>) {
     let rows = x.len() / cols;
     let size = panel.len() / cols;
-    for first in (0..cols).step_by(STRETCH) {
-        let span = first..cols.min(first + STRETCH);
+    for span in float_tiles::stretches(cols) {
         let weights = panel[span.start * size..span.end * size].as_ptr();
         // SAFETY: `weights` holds the span's columns, as does `wide` once it has been filled from them.
         unsafe {
@@ -142,14 +132,8 @@ unsafe fn widen<L: Load>(panel: *const u8, cols: usize, wide: &mut Vec<f32>) {
 /// Adds the products along columns `span`, whose weights begin at `weights`, to the sums in `tile`.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn all_rows<L: Load>(weights: *const u8, x: &[f32], cols: usize, span: Range<usize>, tile: &mut [f32]) {
-    let count = x.len() / cols;
-    let mut row = 0;
-    while row < count {
-        // Tiles of about equal height: two of four rows keep more chains busy than one of six and one of two.
-        let height = (count - row).div_ceil((count - row).div_ceil(TILE));
-        let x = Rows { x: x[row * cols + span.start..].as_ptr(), stride: cols, len: span.len() };
-        let out = tile[row * FLOAT_ROWS..][..height * FLOAT_ROWS].as_mut_ptr();
-        // SAFETY: `x` and `out` have at least `height` rows, and `height` is what the constant says.
+    for Tile { height, x, out } in float_tiles::tiles(x, cols, span, tile, TILE) {
+        // SAFETY: `x` and `out` have `height` rows, which is what the constant says.
         unsafe {
             match height {
                 1 => rows::<L, 1>(weights, x, out),
@@ -160,16 +144,7 @@ unsafe fn all_rows<L: Load>(weights: *const u8, x: &[f32], cols: usize, span: Ra
                 _ => rows::<L, 6>(weights, x, out),
             }
         }
-        row += height;
     }
-}
-
-/// `len` values of each of some rows, `stride` apart.
-#[derive(Clone, Copy)]
-struct Rows {
-    x: *const f32,
-    stride: usize,
-    len: usize,
 }
 
 /// # Safety

@@ -2,10 +2,11 @@
 //!
 //! The sixteen outputs are one register, and a multiplication takes its activation, repeated, from memory.
 //! Twelve rows make twelve independent chains, enough to keep two multiply-add units busy, whose results
-//! take four cycles. Otherwise as `float_avx2`: the same stretches, and the same chain along k for each
-//! output, so the same bits. Weights of 16 bits are widened once for twelve rows, which is too seldom for a
+//! take four cycles. Otherwise as `float_avx2`: the same stretches (`float_tiles`), and the same chain along
+//! k for each output, so the same bits. Weights of 16 bits are widened once for twelve rows, which is too seldom for a
 //! widened copy to pay.
 
+use super::float_tiles::{self, AHEAD, Rows, STREAMED, Tile};
 use crate::DType;
 use crate::weights::panel::FLOAT_ROWS;
 use std::arch::x86_64::*;
@@ -13,15 +14,6 @@ use std::ops::Range;
 
 /// Rows of a tile.
 const TILE: usize = 12;
-
-/// Columns of a stretch: sixteen outputs of them take 16 KiB, a third or half of L1.
-const STRETCH: usize = 256;
-
-/// Up to so many rows a tile is bound by memory and asks for weights ahead of their use.
-const STREAMED: usize = 3;
-
-/// How far ahead, in bytes: panels of a task follow each other in memory.
-const AHEAD: usize = 2048;
 
 /// Rows `x`: (rows, cols) times a panel; `tile`: (rows, 16).
 ///
@@ -45,8 +37,7 @@ pub(super) unsafe fn float_panel(dtype: DType, panel: &[u8], x: &[f32], cols: us
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn stretches<L: Load>(panel: &[u8], x: &[f32], cols: usize, tile: &mut [f32]) {
-    for first in (0..cols).step_by(STRETCH) {
-        let span = first..cols.min(first + STRETCH);
+    for span in float_tiles::stretches(cols) {
         let weights = panel[span.start * L::BYTES..span.end * L::BYTES].as_ptr();
         // SAFETY: `weights` holds the span's columns.
         unsafe { all_rows::<L>(weights, x, cols, span, tile) };
@@ -103,14 +94,8 @@ impl Load for Bf16 {
 /// AVX-512 is there; `weights` holds as many columns as `span`, which lies within `cols`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn all_rows<L: Load>(weights: *const u8, x: &[f32], cols: usize, span: Range<usize>, tile: &mut [f32]) {
-    let count = x.len() / cols;
-    let mut row = 0;
-    while row < count {
-        // Tiles of about equal height: one of twelve rows and one of two would leave chains unused.
-        let height = (count - row).div_ceil((count - row).div_ceil(TILE));
-        let x = Rows { x: x[row * cols + span.start..].as_ptr(), stride: cols, len: span.len() };
-        let out = tile[row * FLOAT_ROWS..][..height * FLOAT_ROWS].as_mut_ptr();
-        // SAFETY: `x` and `out` have at least `height` rows, and `height` is what the constant says.
+    for Tile { height, x, out } in float_tiles::tiles(x, cols, span, tile, TILE) {
+        // SAFETY: `x` and `out` have `height` rows, which is what the constant says.
         unsafe {
             match height {
                 1 => rows::<L, 1>(weights, x, out),
@@ -127,16 +112,7 @@ unsafe fn all_rows<L: Load>(weights: *const u8, x: &[f32], cols: usize, span: Ra
                 _ => rows::<L, 12>(weights, x, out),
             }
         }
-        row += height;
     }
-}
-
-/// `len` values of each of some rows, `stride` apart.
-#[derive(Clone, Copy)]
-struct Rows {
-    x: *const f32,
-    stride: usize,
-    len: usize,
 }
 
 /// # Safety

@@ -16,6 +16,8 @@ mod activations;
 mod float_avx2;
 #[cfg(target_arch = "x86_64")]
 mod float_avx512;
+#[cfg(target_arch = "x86_64")]
+mod float_tiles;
 mod matrix;
 mod plan;
 #[cfg(target_arch = "x86_64")]

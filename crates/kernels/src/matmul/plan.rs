@@ -29,6 +29,9 @@ const TASK_BYTES: usize = 16 * 1024;
 /// Tasks a thread should get of a product, so that all finish at about the same time.
 const TASKS_A_THREAD: usize = 8;
 
+/// Products that share a parallel section at most: q, k and v, or gate and up, and one more.
+const TOGETHER: usize = 4;
+
 /// One product and how it is cut.
 struct Job<'a> {
     w: &'a Matrix,
@@ -63,20 +66,25 @@ thread_local! {
 }
 
 /// Runs products whose shapes have been checked.
-pub(super) fn run<'a>(pool: &Pool, x: &Activations, jobs: &mut [(&'a Matrix, &mut [f32])]) {
+pub(super) fn run(pool: &Pool, x: &Activations, jobs: &mut [(&Matrix, &mut [f32])]) {
     if x.cols() == 0 {
         return jobs.iter_mut().for_each(|(_, y)| y.fill(0.0));
     }
-    let cut = |(w, y): &mut (&'a Matrix, &mut [f32])| Job::new(w, SendPtr(y.as_mut_ptr()), x, pool);
-    let jobs: Vec<Job> = jobs.iter_mut().map(cut).collect();
-    pool.run(jobs.iter().map(|job| job.tasks).sum(), &|mut task| {
-        for job in &jobs {
-            if task < job.tasks {
-                return SCRATCH.with_borrow_mut(|scratch| job.task(task, x, scratch));
-            }
-            task -= job.tasks;
+    for some in jobs.chunks_mut(TOGETHER) {
+        let mut cut = [const { None }; TOGETHER];
+        for (job, (w, y)) in cut.iter_mut().zip(some) {
+            *job = Some(Job::new(w, SendPtr(y.as_mut_ptr()), x, pool));
         }
-    });
+        let jobs = || cut.iter().flatten();
+        pool.run(jobs().map(|job| job.tasks).sum(), &|mut task| {
+            for job in jobs() {
+                if task < job.tasks {
+                    return SCRATCH.with_borrow_mut(|scratch| job.task(task, x, scratch));
+                }
+                task -= job.tasks;
+            }
+        });
+    }
 }
 
 impl<'a> Job<'a> {

@@ -10,11 +10,14 @@
 mod activation;
 mod elementwise;
 pub mod exp;
+mod hadamard;
 mod norm;
 mod rope;
 
 pub use activation::{gelu_tanh_mul, silu_mul};
 pub use elementwise::{add, add_bias, scale, softcap};
+pub use hadamard::{hadamard, hadamard_row};
+pub(crate) use norm::rms_norm_rows;
 pub use norm::{l2_norm, rms_norm, rms_norm_inplace};
 pub use rope::rope;
 

@@ -15,7 +15,7 @@ pub fn rms_norm(pool: &Pool, isa: Isa, x: &[f32], weight: &[f32], eps: f32, out:
     let row = check(x, weight);
     by_rows(pool, out, row, |first, out| {
         let x = &x[first * row..][..out.len()];
-        copy_rows(isa, x, weight, eps, out);
+        rms_norm_rows(isa, x, weight, eps, out);
     });
 }
 
@@ -31,7 +31,8 @@ fn check(x: &[f32], weight: &[f32]) -> usize {
     row
 }
 
-fn copy_rows(isa: Isa, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+/// [`rms_norm`] of some rows, by the thread that calls.
+pub(crate) fn rms_norm_rows(isa: Isa, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     compiled_twice!(isa, copy_body(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]))
 }
 

@@ -26,6 +26,17 @@ pub(super) fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
+/// The values that a plain float format rounds to finite numbers.
+pub(super) fn range(dtype: DType) -> (f32, f32) {
+    // the last value below the tie that goes to infinity
+    let most = match dtype {
+        DType::F16 => f32::from_bits(65520f32.to_bits() - 1),
+        DType::BF16 => f32::from_bits(0x7f7f_7fff),
+        _ => f32::MAX,
+    };
+    (-most, most)
+}
+
 /// Rounds finite values to a plain float format; lengths were checked by the caller. What lies beyond the format's
 /// range is held at its end.
 pub(super) fn narrow(dtype: DType, values: &[f32], out: &mut [u8]) {

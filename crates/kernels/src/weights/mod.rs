@@ -44,7 +44,7 @@ pub(crate) use q5_1::Q5_1;
 pub(crate) use q5_k::Q5K;
 pub(crate) use q6_k::Q6K;
 pub(crate) use q8_0::Q8_0;
-pub use quantize::{convert, quantize};
+pub use quantize::{check, convert, quantize};
 
 /// Values in a run that shares its scale with at most one other: what [`Format::unpack`] yields at once.
 pub(crate) const SUB: usize = 32;

@@ -3,8 +3,7 @@
 //! `f16 d`, `f16 dmin`, 12 bytes of packed scales (see `scales`), 128 bytes of nibbles: each 32 bytes hold
 //! one run of 32 in their low nibbles and the next in their high ones.
 
-use super::scales::scale_min;
-use super::{DType, Field, Format, Kind, SUB, Sub, Unit, half_at};
+use super::{DType, Field, Format, Kind, SUB, Sub, Unit, scales};
 
 pub(crate) struct Q4K;
 
@@ -22,10 +21,8 @@ impl Format for Q4K {
     ];
 
     fn unpack(block: &[u8], sub: usize) -> Sub {
-        let (scale, min) = scale_min(&block[4..16], sub);
-        let (d, dmin) = (half_at(block, 0), half_at(block, 2));
-        let mut out = Sub::uniform(d * f32::from(scale), -(dmin * f32::from(min)));
-        let nibbles = &block[16 + sub / 2 * 32..][..SUB];
+        let mut out = scales::run(block, sub);
+        let nibbles = &block[scales::HEAD + sub / 2 * 32..][..SUB];
         out.q = std::array::from_fn(|i| (nibbles[i] >> (4 * (sub % 2)) & 15) as i8);
         out
     }
@@ -36,8 +33,7 @@ impl super::avx2::Avx2Format for Q4K {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn load(block: *const u8, sub: usize) -> super::avx2::Regs {
-        use super::avx2::{Regs, bits, halves8, words8};
-        use super::scales::avx2::scale_min8;
+        use super::avx2::{bits, words8};
         use std::arch::x86_64::*;
         // SAFETY: the offsets are eight times those of the file's block, and `sub < 8`.
         unsafe {
@@ -46,11 +42,7 @@ impl super::avx2::Avx2Format for Q4K {
             for (g, w) in w.iter_mut().enumerate() {
                 *w = bits(words8(nibbles, g), 4 * (sub % 2), 15);
             }
-            let (scale, min) = scale_min8(block.add(32), sub);
-            let scale = _mm256_mul_ps(halves8(block), scale);
-            let dmin = _mm256_sub_ps(_mm256_setzero_ps(), halves8(block.add(16)));
-            let min = _mm256_mul_ps(dmin, min);
-            Regs { w, scale: [scale; 2], min: [min; 2] }
+            scales::avx2::run8(block, sub, w)
         }
     }
 }

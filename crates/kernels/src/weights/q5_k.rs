@@ -2,8 +2,7 @@
 //!
 //! As Q4_K, with 32 bytes of fifth bits before the nibbles: bit `n` of byte `l` belongs to value `32 n + l`.
 
-use super::scales::scale_min;
-use super::{DType, Field, Format, Kind, SUB, Sub, Unit, half_at};
+use super::{DType, Field, Format, Kind, SUB, Sub, Unit, scales};
 
 pub(crate) struct Q5K;
 
@@ -22,9 +21,7 @@ impl Format for Q5K {
     ];
 
     fn unpack(block: &[u8], sub: usize) -> Sub {
-        let (scale, min) = scale_min(&block[4..16], sub);
-        let (d, dmin) = (half_at(block, 0), half_at(block, 2));
-        let mut out = Sub::uniform(d * f32::from(scale), -(dmin * f32::from(min)));
+        let mut out = scales::run(block, sub);
         let fifths = &block[16..48];
         let nibbles = &block[48 + sub / 2 * 32..][..SUB];
         let nibble = |i: usize| nibbles[i] >> (4 * (sub % 2)) & 15;
@@ -38,8 +35,7 @@ impl super::avx2::Avx2Format for Q5K {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn load(block: *const u8, sub: usize) -> super::avx2::Regs {
-        use super::avx2::{Regs, bits, halves8, words8};
-        use super::scales::avx2::scale_min8;
+        use super::avx2::{bits, words8};
         use std::arch::x86_64::*;
         // SAFETY: the offsets are eight times those of the file's block, and `sub < 8`.
         unsafe {
@@ -50,11 +46,7 @@ impl super::avx2::Avx2Format for Q5K {
                 let fifth = _mm256_slli_epi16::<4>(bits(words8(fifths, g), sub, 1));
                 *w = _mm256_or_si256(bits(words8(nibbles, g), 4 * (sub % 2), 15), fifth);
             }
-            let (scale, min) = scale_min8(block.add(32), sub);
-            let scale = _mm256_mul_ps(halves8(block), scale);
-            let dmin = _mm256_sub_ps(_mm256_setzero_ps(), halves8(block.add(16)));
-            let min = _mm256_mul_ps(dmin, min);
-            Regs { w, scale: [scale; 2], min: [min; 2] }
+            scales::avx2::run8(block, sub, w)
         }
     }
 }

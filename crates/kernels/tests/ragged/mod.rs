@@ -126,6 +126,7 @@ pub fn cases() -> impl Strategy<Value = Case> {
         (256, 256),
         (64, 96),
         (20, 13),
+        (39, 23),
     ]);
     let kind = || prop::sample::select(KvType::ALL.to_vec());
     let limits = (prop::option::of(1u32..400), prop::option::of(prop::sample::select(vec![2.0f32, 30.0])));

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use meden_engine::{Budget, KvType, Policy, PressSpec, Schedule, SessionOptions, SkipOverflow};
+use meden_engine::{
+    Budget, KvRotation, KvTypes, Policy, PressSpec, ReadPolicy, Schedule, SessionOptions, SkipOverflow,
+};
 
 /// Flags of the cache and its press.
 #[derive(clap::Args, Clone, Debug)]
@@ -34,9 +36,15 @@ pub struct CacheArgs {
     /// Take press, budget and schedule from a JSON file instead
     #[arg(long, value_name = "FILE", conflicts_with = "kv_budget")]
     pub policy: Option<PathBuf>,
-    /// Element type of cached keys and values
-    #[arg(long, default_value = "f16", value_name = "f32|f16|q8")]
-    pub kv: KvType,
+    /// Element type of cached keys and values, or one for each, as in q8/q4
+    #[arg(long, default_value = "f16", value_name = "f32|f16|q8|q4|KEYS/VALUES")]
+    pub kv: KvTypes,
+    /// Turn keys and values before they are stored, so that q8 and q4 hold them better
+    #[arg(long, value_name = "hadamard")]
+    pub kv_rotate: Option<KvRotation>,
+    /// Read only the pages of the cache that can matter to a written token, as in quest:1024 (tokens a head), or JSON
+    #[arg(long, value_name = "quest:TOKENS")]
+    pub read: Option<ReadPolicy>,
     /// Most tokens read in one go
     #[arg(long, default_value_t = 512, value_name = "N")]
     pub prefill_chunk: usize,
@@ -46,7 +54,8 @@ pub struct CacheArgs {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layers(pub Vec<usize>);
 
-fn parse_layers(text: &str) -> Result<Layers, String> {
+/// Layer numbers with commas, or `none`.
+pub fn parse_layers(text: &str) -> Result<Layers, String> {
     if text.trim() == "none" {
         return Ok(Layers(Vec::new()));
     }
@@ -60,8 +69,10 @@ impl CacheArgs {
     pub fn session_options(&self) -> anyhow::Result<SessionOptions> {
         Ok(SessionOptions {
             kv_type: self.kv,
+            kv_rotate: self.kv_rotate,
             policy: self.to_policy()?,
             prefill_chunk: self.prefill_chunk,
+            read: self.read.clone(),
             ..SessionOptions::default()
         })
     }

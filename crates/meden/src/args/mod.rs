@@ -4,6 +4,6 @@ mod cache;
 mod model;
 mod sampling;
 
-pub use cache::CacheArgs;
+pub use cache::{CacheArgs, Layers, parse_layers};
 pub use model::ModelArgs;
 pub use sampling::SamplingArgs;

@@ -6,6 +6,7 @@ pub mod completions;
 pub mod demo;
 pub mod eval;
 pub mod inspect;
+pub mod kv;
 pub mod man;
 pub mod pull;
 pub mod quantize;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use meden_engine::export;
 use meden_files::ModelFiles;
-use meden_files::quantize::{self, Done, Plan, Recipe, Substitutes, Watch};
+use meden_files::quantize::{self, Clamped, Done, Plan, Recipe, Substitutes, Watch};
 use meden_kernels::Pool;
 use meden_report::{Align, Table, human};
 use serde::Serialize;
@@ -54,6 +54,7 @@ struct Report<'a> {
     formats: Vec<Format>,
     substitutes: &'a Substitutes,
     quantized_before: usize,
+    clamped: &'a Clamped,
     seconds: f64,
 }
 
@@ -84,6 +85,7 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
         formats: plan.formats().into_iter().map(|(d, tensors)| Format { name: d.name(), tensors }).collect(),
         substitutes: plan.substitutes(),
         quantized_before: plan.requantized(),
+        clamped: &done.clamped,
         seconds: start.elapsed().as_secs_f64(),
     };
     if global.json {
@@ -91,6 +93,9 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
         return Ok(Exit::Ok);
     }
     output::text(&table(&report, &done))?;
+    if !global.quiet && !done.clamped.is_empty() {
+        say(&format!("note: {}", done.clamped));
+    }
     if !global.quiet && report.quantized_before > 0 {
         let many = human::count(report.quantized_before as u64);
         say(&format!("note: {many} tensors were quantised before; a file in f16 as input would lose less"));

@@ -84,13 +84,15 @@ impl Canvas {
         ));
     }
 
-    pub(super) fn polyline(&mut self, points: &[(f64, f64)], colour: &str) {
+    /// Dashes are written as SVG does, empty for a whole line.
+    pub(super) fn polyline(&mut self, points: &[(f64, f64)], colour: &str, dashes: &str) {
+        let dashes = if dashes.is_empty() { String::new() } else { format!(" stroke-dasharray=\"{dashes}\"") };
         let mut path = String::new();
         for (x, y) in points {
             let _ = write!(path, "{},{} ", px(*x), px(*y));
         }
         self.put(format_args!(
-            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" stroke-linejoin=\"round\"/>",
+            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" stroke-linejoin=\"round\"{dashes}/>",
             path.trim_end()
         ));
     }

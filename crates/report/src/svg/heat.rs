@@ -16,6 +16,8 @@ pub struct HeatMap {
     pub y_name: String,
     /// What the values are.
     pub unit: Unit,
+    /// Ends of the scale, so that maps beside each other compare; the values' own where there are none.
+    pub range: Option<(f64, f64)>,
     /// Rows from top to bottom; a value that is not finite is left grey, a short row leaves cells empty.
     pub rows: Vec<Vec<f64>>,
 }
@@ -61,6 +63,9 @@ impl HeatMap {
     }
 
     fn range(&self) -> (f64, f64) {
+        if let Some(range) = self.range {
+            return range;
+        }
         let finite = self.rows.iter().flatten().copied().filter(|v| v.is_finite());
         finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
     }
@@ -112,6 +117,12 @@ mod tests {
         assert!(svg.contains(&shade(0.0)) && svg.contains(&shade(1.0)) && svg.contains(NO_VALUE));
         assert_eq!(shade(1.0), "#082252");
         assert!(svg.contains("row 0, column 1: 1<"));
+    }
+
+    #[test]
+    fn a_given_range_decides_the_shades() {
+        let map = HeatMap { rows: vec![vec![0.5]], range: Some((0.0, 1.0)), ..HeatMap::default() };
+        assert!(map.svg().contains(&format!("fill=\"{}\"><title>", shade(0.5))));
     }
 
     #[test]

@@ -10,6 +10,8 @@ pub struct Series {
     pub name: String,
     /// (x, y), in the order drawn; a point that is not finite interrupts the line.
     pub points: Vec<(f64, f64)>,
+    /// Ends of an interval for each point, drawn as whiskers; empty for none, and none where an end is not finite.
+    pub intervals: Vec<(f64, f64)>,
 }
 
 /// A line chart. Fill the fields, call [`LineChart::svg`].
@@ -42,6 +44,8 @@ const BOTTOM: f64 = 350.0;
 const HEIGHT: f64 = 410.0;
 /// Closest that two names at the right may come.
 const NAME_GAP: f64 = 16.0;
+/// More lines than colours are told apart by their dashes.
+const DASHES: [&str; 4] = ["", "7 4", "2 3", "9 3 2 3"];
 
 impl LineChart {
     /// The chart as an SVG document.
@@ -51,7 +55,9 @@ impl LineChart {
         let right = WIDTH - 28.0 - names.fold(0.0, f64::max).min(220.0);
         let points = || self.series.iter().flat_map(|s| s.points.iter());
         let levels = self.level.iter().map(|l| l.0);
-        let y = Axis::new(points().map(|p| p.1).chain(levels), self.y_unit, self.y_from_zero, (BOTTOM, TOP));
+        let ends = self.series.iter().flat_map(|s| s.intervals.iter()).flat_map(|i| [i.0, i.1]);
+        let values = points().map(|p| p.1).chain(levels).chain(ends);
+        let y = Axis::new(values, self.y_unit, self.y_from_zero, (BOTTOM, TOP));
         let widest = y.ticks().into_iter().map(|t| text_width(&self.y_unit.write(t)));
         let left = 30.0 + widest.fold(0.0, f64::max);
         let x = Axis::new(points().map(|p| p.0), self.x_unit, false, (left, right));
@@ -73,10 +79,18 @@ impl LineChart {
     fn draw_lines(&self, canvas: &mut Canvas, x: &Axis, y: &Axis) {
         for (index, series) in self.series.iter().enumerate() {
             let colour = PALETTE[index % PALETTE.len()];
+            for (&(at, _), &(low, high)) in series.points.iter().zip(&series.intervals) {
+                if at.is_finite() && low.is_finite() && high.is_finite() {
+                    // neighbours stand a little apart, so that whiskers do not hide each other
+                    let at = x.at(at) + (index % 5) as f64 * 2.0 - 4.0;
+                    canvas.segment((at, y.at(low)), (at, y.at(high)), colour, false);
+                }
+            }
+            let dash = DASHES[index / PALETTE.len() % DASHES.len()];
             for part in series.points.split(|p| !p.0.is_finite() || !p.1.is_finite()) {
                 let pixels: Vec<(f64, f64)> = part.iter().map(|p| (x.at(p.0), y.at(p.1))).collect();
                 if pixels.len() > 1 {
-                    canvas.polyline(&pixels, colour);
+                    canvas.polyline(&pixels, colour, dash);
                 }
                 if self.dots || pixels.len() == 1 {
                     pixels.iter().for_each(|&p| canvas.dot(p, colour));
@@ -112,6 +126,7 @@ mod tests {
         let line = |name: &str, slope: f64| Series {
             name: name.into(),
             points: (0..20).map(|i| (f64::from(i) * 256.0, f64::from(i) * slope)).collect(),
+            intervals: Vec::new(),
         };
         LineChart {
             title: "KV cache while reading <a> & \"b\"".into(),
@@ -141,6 +156,20 @@ mod tests {
             line.split("y=\"").nth(1).unwrap().split('"').next().unwrap().parse().unwrap()
         };
         assert!((at("dense") - at("knorm")).abs() >= NAME_GAP - 0.1);
+    }
+
+    #[test]
+    fn whiskers_widen_the_axis_and_the_seventh_line_is_dashed() {
+        let mut chart = chart();
+        let plain = chart.svg().matches("<line").count();
+        chart.series[0].intervals = vec![(0.0, 4e9); 3];
+        chart.series[0].intervals[1].1 = f64::NAN;
+        let svg = chart.svg();
+        assert!(svg.contains("GiB"), "the axis holds the ends");
+        assert!(svg.matches("<line").count() >= plain + 1);
+        let one = chart.series[1].clone();
+        chart.series = vec![one; 7];
+        assert_eq!(chart.svg().matches("stroke-dasharray=\"7 4\"").count(), 1);
     }
 
     #[test]

@@ -6,13 +6,12 @@
 //! memory operand. Weights of a panel are unpacked once for all rows and stay in registers. The sums of the
 //! group, (panels, rows, 8), live in L1 too.
 
-use super::{Source, add_block};
+use super::{Repeated, Source, add_block};
 use crate::matmul::activations::Blocks;
 use crate::weights::SUB;
-use crate::weights::avx2::Avx2Format;
+use crate::weights::avx2::{Avx2Format, Regs};
 use crate::weights::panel::QUANT_ROWS;
 use std::arch::x86_64::*;
-use std::ops::Range;
 
 /// One block of one row, each value repeated over a vector.
 #[derive(Clone, Copy)]
@@ -49,22 +48,17 @@ impl Source for &Spread {
     }
 }
 
-impl Spread {
-    /// Nothing yet.
+impl<F: Avx2Format> Repeated<F> for Spread {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn empty() -> Spread {
+    unsafe fn empty() -> Spread {
         let zero = _mm256_setzero_ps();
         Spread { q: [_mm256_setzero_si256(); 8], scale: zero, sum: zero, halves: [zero; 2] }
     }
 
-    /// Takes block number `at` of the activations. In place: a value of this size would travel by memory.
-    ///
-    /// # Safety
-    /// AVX2 is there and `at` is a block of `x`.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn fill<F: Avx2Format>(&mut self, x: &Blocks, at: usize) {
+    unsafe fn fill(&mut self, x: &Blocks, at: usize) {
         // SAFETY: `at` is within all three slices, and a block has eight groups of four.
         unsafe {
             let q = x.q.as_ptr().add(at * SUB).cast::<i32>();
@@ -81,44 +75,15 @@ impl Spread {
             }
         }
     }
-}
 
-/// # Safety
-/// As [`super::quant_panels`].
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn panels<F: Avx2Format>(
-    panels: &[u8],
-    panel_bytes: usize,
-    x: &Blocks,
-    rows: Range<usize>,
-    tile: &mut [f32],
-    spread: &mut Vec<Spread>,
-) {
-    let per_block = const { F::DTYPE.block_len() / SUB };
-    let size = const { F::DTYPE.block_bytes() * QUANT_ROWS };
-    tile.fill(0.0);
-    if spread.len() < rows.len() {
-        spread.resize(rows.len(), Spread::empty());
-    }
-    let spread = &mut spread[..rows.len()];
-    for b in 0..panel_bytes / size {
-        for s in 0..per_block {
-            let first = (b * per_block + s) * x.rows;
-            for (row, i) in spread.iter_mut().zip(rows.clone()) {
-                // SAFETY: `first + i` is this block of row `i`.
-                unsafe { row.fill::<F>(x, first + i) };
-            }
-            let tiles = tile.chunks_exact_mut(rows.len() * QUANT_ROWS);
-            for (panel, tile) in panels.chunks_exact(panel_bytes).zip(tiles) {
-                // SAFETY: block `b` lies in the panel, run `s` in the block.
-                let regs = unsafe { F::load(panel.as_ptr().add(b * size), s) };
-                for (row, out) in spread.iter().zip(tile.as_chunks_mut::<QUANT_ROWS>().0) {
-                    // SAFETY: `out` has eight values; a reference to a `Spread` is always valid.
-                    unsafe {
-                        let sum = add_block::<F>(&regs, &row, _mm256_loadu_ps(out.as_ptr()));
-                        _mm256_storeu_ps(out.as_mut_ptr(), sum);
-                    }
-                }
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn add_panel(regs: Regs, rows: &mut [Spread], tile: &mut [f32]) {
+        for (row, out) in rows.iter().zip(tile.as_chunks_mut::<QUANT_ROWS>().0) {
+            // SAFETY: `out` has eight values; a reference to a `Spread` is always valid.
+            unsafe {
+                let sum = add_block::<F>(&regs, &row, _mm256_loadu_ps(out.as_ptr()));
+                _mm256_storeu_ps(out.as_mut_ptr(), sum);
             }
         }
     }

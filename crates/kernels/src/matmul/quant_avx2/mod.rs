@@ -18,9 +18,9 @@ pub(super) use wide::WideSpread;
 
 use super::activations::Blocks;
 use super::plan::Scratch;
-use crate::weights::Kind;
 use crate::weights::avx2::{Avx2Format, Regs};
 use crate::weights::panel::QUANT_ROWS;
+use crate::weights::{Kind, SUB};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -46,8 +46,68 @@ pub(super) unsafe fn quant_panels<F: Avx2Format>(
             2 => each.for_each(|(panel, tile)| few::panel::<F, 2>(panel, x, rows.start, tile)),
             3 => each.for_each(|(panel, tile)| few::panel::<F, 3>(panel, x, rows.start, tile)),
             4 => each.for_each(|(panel, tile)| few::panel::<F, 4>(panel, x, rows.start, tile)),
-            _ if F::KIND == Kind::S8 => wide::panels::<F>(panels, panel_bytes, x, rows, tile, &mut scratch.wide_rows),
-            _ => many::panels::<F>(panels, panel_bytes, x, rows, tile, &mut scratch.rows),
+            _ if F::KIND == Kind::S8 => {
+                repeated::<F, WideSpread>(panels, panel_bytes, x, rows, tile, &mut scratch.wide_rows);
+            }
+            _ => repeated::<F, Spread>(panels, panel_bytes, x, rows, tile, &mut scratch.rows),
+        }
+    }
+}
+
+/// One block of one row of activations, repeated over vectors, for many rows: see `many`.
+trait Repeated<F: Avx2Format>: Copy {
+    /// Nothing yet.
+    ///
+    /// # Safety
+    /// AVX2 is there.
+    unsafe fn empty() -> Self;
+
+    /// Takes block number `at` of the activations. In place: a value of this size would travel by memory.
+    ///
+    /// # Safety
+    /// AVX2 is there and `at` is a block of `x`.
+    unsafe fn fill(&mut self, x: &Blocks, at: usize);
+
+    /// Adds one block of a panel times all rows to their sums, (rows, 8).
+    ///
+    /// # Safety
+    /// AVX2 and FMA are there.
+    unsafe fn add_panel(regs: Regs, rows: &mut [Self], tile: &mut [f32]);
+}
+
+/// Many rows: a block of all of them is repeated once and serves every panel.
+///
+/// # Safety
+/// As [`quant_panels`].
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn repeated<F: Avx2Format, R: Repeated<F>>(
+    panels: &[u8],
+    panel_bytes: usize,
+    x: &Blocks,
+    rows: Range<usize>,
+    tile: &mut [f32],
+    kept: &mut Vec<R>,
+) {
+    let per_block = const { F::DTYPE.block_len() / SUB };
+    let size = const { F::DTYPE.block_bytes() * QUANT_ROWS };
+    tile.fill(0.0);
+    if kept.len() < rows.len() {
+        // SAFETY: AVX2 is there.
+        kept.resize(rows.len(), unsafe { R::empty() });
+    }
+    let kept = &mut kept[..rows.len()];
+    for b in 0..panel_bytes / size {
+        for s in 0..per_block {
+            let first = (b * per_block + s) * x.rows;
+            for (row, i) in kept.iter_mut().zip(rows.clone()) {
+                // SAFETY: `first + i` is this block of row `i`.
+                unsafe { row.fill(x, first + i) };
+            }
+            let tiles = tile.chunks_exact_mut(rows.len() * QUANT_ROWS);
+            for (panel, tile) in panels.chunks_exact(panel_bytes).zip(tiles) {
+                // SAFETY: block `b` lies in the panel, run `s` in the block.
+                unsafe { R::add_panel(F::load(panel.as_ptr().add(b * size), s), kept, tile) };
+            }
         }
     }
 }

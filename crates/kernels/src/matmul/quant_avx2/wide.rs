@@ -6,12 +6,12 @@
 //! and the odd ones make two rounds of eight registers; what pairs with what does not matter to the sum.
 //! Apart from that this is `many`.
 
+use super::Repeated;
 use crate::matmul::activations::Blocks;
 use crate::weights::SUB;
-use crate::weights::avx2::Avx2Format;
+use crate::weights::avx2::{Avx2Format, Regs};
 use crate::weights::panel::QUANT_ROWS;
 use std::arch::x86_64::*;
-use std::ops::Range;
 
 /// One block of one row, widened and repeated.
 #[derive(Clone, Copy)]
@@ -37,19 +37,15 @@ fn odd(v: __m256i) -> __m256i {
     _mm256_srai_epi16::<8>(v)
 }
 
-impl WideSpread {
-    /// Nothing yet.
+/// For a format without minimums and offset.
+impl<F: Avx2Format> Repeated<F> for WideSpread {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn empty() -> WideSpread {
+    unsafe fn empty() -> WideSpread {
         let zero = _mm256_setzero_si256();
         WideSpread { even: [zero; 8], odd: [zero; 8], scale: _mm256_setzero_ps(), partial: zero }
     }
 
-    /// Takes block number `at` of the activations.
-    ///
-    /// # Safety
-    /// AVX2 is there and `at` is a block of `x`.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn fill(&mut self, x: &Blocks, at: usize) {
@@ -64,59 +60,24 @@ impl WideSpread {
             self.scale = _mm256_broadcast_ss(&x.scale_sum.get_unchecked(at)[0]);
         }
     }
-}
 
-/// # Safety
-/// As [`super::quant_panels`], for a format without minimums and offset.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn panels<F: Avx2Format>(
-    panels: &[u8],
-    panel_bytes: usize,
-    x: &Blocks,
-    rows: Range<usize>,
-    tile: &mut [f32],
-    spread: &mut Vec<WideSpread>,
-) {
-    let per_block = const { F::DTYPE.block_len() / SUB };
-    let size = const { F::DTYPE.block_bytes() * QUANT_ROWS };
-    tile.fill(0.0);
-    if spread.len() < rows.len() {
-        spread.resize(rows.len(), WideSpread::empty());
-    }
-    let spread = &mut spread[..rows.len()];
-    for b in 0..panel_bytes / size {
-        for s in 0..per_block {
-            let first = (b * per_block + s) * x.rows;
-            for (row, i) in spread.iter_mut().zip(rows.clone()) {
-                // SAFETY: `first + i` is this block of row `i`.
-                unsafe { row.fill(x, first + i) };
-            }
-            let tiles = tile.chunks_exact_mut(rows.len() * QUANT_ROWS);
-            for (panel, tile) in panels.chunks_exact(panel_bytes).zip(tiles) {
-                // SAFETY: block `b` lies in the panel, run `s` in the block.
-                let regs = unsafe { F::load(panel.as_ptr().add(b * size), s) };
-                add_panel(regs.w, regs.scale[0], spread, tile);
-            }
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn add_panel(regs: Regs, rows: &mut [WideSpread], tile: &mut [f32]) {
+        let (w, scale) = (regs.w, regs.scale[0]);
+        let first = w.map(|w| even(w));
+        for row in rows.iter_mut() {
+            row.partial = dot(&first, &row.even);
         }
-    }
-}
-
-/// Adds one block of a panel times all rows.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn add_panel(w: [__m256i; 8], scale: __m256, spread: &mut [WideSpread], tile: &mut [f32]) {
-    let first = w.map(|w| even(w));
-    for row in spread.iter_mut() {
-        row.partial = dot(&first, &row.even);
-    }
-    let last = w.map(|w| odd(w));
-    for (row, out) in spread.iter().zip(tile.as_chunks_mut::<QUANT_ROWS>().0) {
-        let product = _mm256_add_epi32(dot(&last, &row.odd), row.partial);
-        // SAFETY: `out` has eight values.
-        unsafe {
-            let sum = _mm256_loadu_ps(out.as_ptr());
-            let sum = super::scaled(product, scale, row.scale, sum);
-            _mm256_storeu_ps(out.as_mut_ptr(), sum);
+        let last = w.map(|w| odd(w));
+        for (row, out) in rows.iter().zip(tile.as_chunks_mut::<QUANT_ROWS>().0) {
+            let product = _mm256_add_epi32(dot(&last, &row.odd), row.partial);
+            // SAFETY: `out` has eight values.
+            unsafe {
+                let sum = _mm256_loadu_ps(out.as_ptr());
+                let sum = super::scaled(product, scale, row.scale, sum);
+                _mm256_storeu_ps(out.as_mut_ptr(), sum);
+            }
         }
     }
 }

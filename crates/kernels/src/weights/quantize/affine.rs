@@ -3,10 +3,15 @@
 //! Each run is first fitted alone: for some twenty widths of the grid around the run's range the integers are
 //! rounded, the scale and minimum that suit those integers best follow in closed form, and the width with the least
 //! weighted error wins. Then the runs' scales are packed, and rounding and refitting take turns on the whole block.
+//!
+//! The runs of a block go side by side, one in each lane of the vectors (see [`Side`]).
+
+// Lanes go by number: a loop walks several arrays at once.
+#![allow(clippy::needless_range_loop)]
 
 use half::f16;
 
-use super::search::{BLOCK, Scaled, nearest};
+use super::search::{BLOCK, LANES, Lanes, Scaled, Side, inverse_of, low_byte, nearest};
 
 /// Largest integers of a format.
 #[derive(Clone, Copy)]
@@ -18,6 +23,7 @@ pub(super) struct Limits {
 }
 
 /// A block before its bits are packed.
+#[derive(Debug, PartialEq)]
 pub(super) struct Packed<const RUNS: usize> {
     pub(super) d: f16,
     pub(super) dmin: f16,
@@ -27,77 +33,69 @@ pub(super) struct Packed<const RUNS: usize> {
 }
 
 /// Widths of the grid that are tried.
-const TRIES: i32 = 20;
+pub(super) const TRIES: i32 = 20;
 /// Turns of refitting and rounding.
-const TURNS: usize = 2;
-/// Sums are kept in this many lanes: a fixed order that the compiler can vectorise.
-const LANES: usize = 8;
+pub(super) const TURNS: usize = 2;
 
-/// `x = scale * q - min` for one run, both 0 or more.
-#[derive(Clone, Copy, Default)]
-struct Line {
-    scale: f32,
-    min: f32,
+/// `x = scale * q - min` for each run, both 0 or more.
+#[derive(Clone, Copy)]
+struct Lines<const RUNS: usize> {
+    scale: Lanes<RUNS>,
+    min: Lanes<RUNS>,
 }
 
-/// Weighted sums over one run: w, wx, wxx, wq, wqq, wxq.
-#[derive(Clone, Copy, Default)]
-struct Sums {
-    w: f32,
-    x: f32,
-    xx: f32,
-    q: f32,
-    qq: f32,
-    xq: f32,
+/// Weighted sums over each run that follow from its integers: wq, wqq, wxq.
+struct Sums<const RUNS: usize> {
+    q: Lanes<RUNS>,
+    qq: Lanes<RUNS>,
+    xq: Lanes<RUNS>,
 }
 
-/// A run, its weights and the sums that need no integers.
-struct Run<'a> {
-    x: &'a [f32],
-    w: &'a [f32],
-    fixed: Sums,
+/// The runs, their weights and the sums that need no integers: w, wx, wxx.
+struct Runs<const RUNS: usize, const LEN: usize> {
+    x: Side<RUNS, LEN>,
+    weight: Side<RUNS, LEN>,
+    w: Lanes<RUNS>,
+    wx: Lanes<RUNS>,
+    xx: Lanes<RUNS>,
 }
 
-/// Searches the block.
-pub(super) fn search<const RUNS: usize>(values: &[f32], limits: Limits) -> Packed<RUNS> {
+/// Searches the block: `RUNS` runs of `LEN`.
+#[inline(always)]
+pub(super) fn search<const RUNS: usize, const LEN: usize>(values: &[f32], limits: Limits) -> Packed<RUNS> {
     let zero = Packed { d: f16::ZERO, dmin: f16::ZERO, scales: [0; RUNS], mins: [0; RUNS], q: [0; BLOCK] };
     let Some(block) = Scaled::<BLOCK>::new(values) else { return zero };
-    let w = weights::<RUNS>(&block.x);
-    let len = BLOCK / RUNS;
-    let runs: [Run<'_>; RUNS] = std::array::from_fn(|r| Run::new(&block.x[r * len..][..len], &w[r * len..][..len]));
-    let lines = runs.each_ref().map(|run| run.fit(limits.q));
+    let runs = Runs::<RUNS, LEN>::new(&block.x);
+    let mut lines = runs.fit(limits.q);
 
-    let most = |of: fn(&Line) -> f32| lines.iter().map(of).fold(0f32, f32::max) / limits.field;
+    let most = |of: &Lanes<RUNS>| of.iter().copied().fold(0f32, f32::max) / limits.field;
+    let mut steps = (most(&lines.scale), most(&lines.min));
     // nothing at all is the answer to beat: weights may be smaller than the least scale
-    let mut best = (runs.iter().map(|run| run.fixed.xx).sum::<f32>(), zero);
-    let mut steps = (most(|l| l.scale), most(|l| l.min));
-    let mut lines = lines;
+    let mut best = (runs.xx.iter().sum::<f32>(), zero);
+    let mut integers = [[0; RUNS]; LEN];
     for _ in 0..=TURNS {
         let ((d, step), (dmin, min_step)) = (block.store(steps.0), block.store(steps.1));
-        let code = |value: f32, step: f32| {
-            let code = if step == 0.0 { 0.0 } else { value / step };
-            nearest(code.clamp(0.0, limits.field))
-        };
-        let mut packed = Packed { d, dmin, scales: [0; RUNS], mins: [0; RUNS], q: [0; BLOCK] };
-        let (mut error, mut all) = (0.0, [0f32; 5]);
-        for (r, run) in runs.iter().enumerate() {
-            let (s, m) = (code(lines[r].scale, step), code(lines[r].min, min_step));
-            let stored = Line { scale: step * s, min: min_step * m };
-            let sums = run.round(stored, limits.q, Some(&mut packed.q[r * len..][..len]));
-            error += sums.error(stored);
-            (packed.scales[r], packed.mins[r]) = (s as u8, m as u8);
-            // normal equations of the two steps: x = step * (s q) - min_step * m
-            for (all, add) in
-                all.iter_mut().zip([s * s * sums.qq, s * m * sums.q, m * m * sums.w, s * sums.xq, m * sums.x])
-            {
-                *all += add;
-            }
-            lines[r] = sums.solve().unwrap_or(stored);
+        let (s, m) = (codes(&lines.scale, step, limits.field), codes(&lines.min, min_step, limits.field));
+        let stored = Lines { scale: s.map(|s| step * s), min: m.map(|m| min_step * m) };
+        let (sums, q) = runs.round(&stored, limits.q);
+        let errors = runs.errors(&stored, &sums);
+        let mut error = 0.0;
+        // normal equations of the two steps: x = step * (s q) - min_step * m
+        let [mut aa, mut ab, mut bb, mut ax, mut bx] = [0f32; 5];
+        for r in 0..RUNS {
+            error += errors[r];
+            aa += s[r] * s[r] * sums.qq[r];
+            ab += s[r] * m[r] * sums.q[r];
+            bb += m[r] * m[r] * runs.w[r];
+            ax += s[r] * sums.xq[r];
+            bx += m[r] * runs.wx[r];
         }
+        lines = runs.solve(&sums, &stored).0;
         if error < best.0 {
-            best = (error, packed);
+            let (scales, mins) = (s.map(|s| s as u8), m.map(|m| m as u8));
+            best = (error, Packed { d, dmin, scales, mins, q: [0; BLOCK] });
+            integers = q;
         }
-        let [aa, ab, bb, ax, bx] = all;
         let det = aa * bb - ab * ab;
         steps = if det > 1e-6 * aa * bb {
             ((ax * bb - ab * bx) / det, (ab * ax - aa * bx) / det)
@@ -107,92 +105,152 @@ pub(super) fn search<const RUNS: usize>(values: &[f32], limits: Limits) -> Packe
             break;
         };
     }
-    best.1
+    let mut packed = best.1;
+    for (i, row) in integers.iter().enumerate() {
+        for (r, &q) in row.iter().enumerate() {
+            packed.q[r * LEN + i] = q;
+        }
+    }
+    packed
 }
 
-/// Large values count more, and all values of a run count: magnitude plus the run's own root mean square.
-fn weights<const RUNS: usize>(x: &[f32; BLOCK]) -> [f32; BLOCK] {
-    let len = BLOCK / RUNS;
-    let mut w = [0.0; BLOCK];
-    for (x, w) in x.chunks_exact(len).zip(w.chunks_exact_mut(len)) {
-        let rms = (x.iter().map(|x| x * x).sum::<f32>() / len as f32).sqrt();
-        w.iter_mut().zip(x).for_each(|(w, x)| *w = rms + x.abs());
-    }
-    w
+/// Packed numbers of some scales or minimums.
+#[inline(always)]
+fn codes<const RUNS: usize>(values: &Lanes<RUNS>, step: f32, most: f32) -> Lanes<RUNS> {
+    std::array::from_fn(|r| {
+        let code = values[r] / step;
+        nearest(if step == 0.0 { 0.0 } else { code }.clamp(0.0, most))
+    })
 }
 
-impl<'a> Run<'a> {
-    fn new(x: &'a [f32], w: &'a [f32]) -> Run<'a> {
-        let mut fixed = Sums::default();
-        for (&x, &w) in x.iter().zip(w) {
-            fixed.w += w;
-            fixed.x += w * x;
-            fixed.xx += w * x * x;
+#[inline(always)]
+fn integer(x: f32, min: f32, inverse: f32, most: f32) -> f32 {
+    nearest(((x + min) * inverse).clamp(0.0, most))
+}
+
+impl<const RUNS: usize, const LEN: usize> Runs<RUNS, LEN> {
+    /// Large values count more, and all values of a run count: magnitude plus the run's own root mean square.
+    #[inline(always)]
+    fn new(values: &[f32; BLOCK]) -> Self {
+        let x = super::search::side_by_side::<RUNS, LEN>(values);
+        let mut square = [-0.0; RUNS];
+        for row in &x {
+            for r in 0..RUNS {
+                square[r] += row[r] * row[r];
+            }
         }
-        Run { x, w, fixed }
+        let rms = square.map(|square| (square / LEN as f32).sqrt());
+        let mut weight = [[0.0; RUNS]; LEN];
+        let (mut w, mut wx, mut xx) = ([0.0; RUNS], [0.0; RUNS], [0.0; RUNS]);
+        for (weight, x) in weight.iter_mut().zip(&x) {
+            for r in 0..RUNS {
+                weight[r] = rms[r] + x[r].abs();
+                w[r] += weight[r];
+                wx[r] += weight[r] * x[r];
+                xx[r] += weight[r] * x[r] * x[r];
+            }
+        }
+        Runs { x, weight, w, wx, xx }
     }
 
-    /// The line of least weighted error over all widths that are tried.
-    fn fit(&self, q_max: f32) -> Line {
-        let low = self.x.iter().copied().fold(0f32, f32::min);
-        let high = self.x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let flat = Line { scale: 0.0, min: -low };
-        let range = high - low;
-        if !(range > 0.0) {
-            return flat;
+    /// For each run the line of least weighted error over all widths that are tried.
+    #[inline(always)]
+    fn fit(&self, q_max: f32) -> Lines<RUNS> {
+        let (mut low, mut high) = ([0f32; RUNS], [f32::NEG_INFINITY; RUNS]);
+        for row in &self.x {
+            for r in 0..RUNS {
+                low[r] = if row[r] < low[r] { row[r] } else { low[r] };
+                high[r] = if row[r] > high[r] { row[r] } else { high[r] };
+            }
         }
-        let mut best = (f32::INFINITY, flat);
+        // a run without a range stays flat: no integers but 0 fit it
+        let mut best = Lines { scale: [0.0; RUNS], min: low.map(|low| -low) };
+        let mut least = [f32::INFINITY; RUNS];
+        let min = best.min;
         for n in 0..=TRIES {
             // from a grid one step too narrow to one that is one step wider than the run
-            let line = Line { scale: range / (q_max - 1.0 + 0.1 * n as f32), min: -low };
-            let sums = self.round(line, q_max, None);
-            if let Some(line) = sums.solve() {
-                let error = sums.error(line);
-                if error < best.0 {
-                    best = (error, line);
+            let width = q_max - 1.0 + 0.1 * n as f32;
+            let inverse = std::array::from_fn(|r| inverse_of((high[r] - low[r]) / width));
+            let sums = self.sums(&min, &inverse, q_max);
+            let (lines, solved) = self.solve(&sums, &best);
+            let errors = self.errors(&lines, &sums);
+            for r in 0..RUNS {
+                let better = solved[r] & (errors[r] < least[r]);
+                least[r] = if better { errors[r] } else { least[r] };
+                best.scale[r] = if better { lines.scale[r] } else { best.scale[r] };
+                best.min[r] = if better { lines.min[r] } else { best.min[r] };
+            }
+        }
+        best
+    }
+
+    /// Rounds to the nearest integers of some lines.
+    #[inline(always)]
+    fn round(&self, lines: &Lines<RUNS>, q_max: f32) -> (Sums<RUNS>, [[u8; RUNS]; LEN]) {
+        let inverse = lines.scale.map(inverse_of);
+        let mut q = [[0; RUNS]; LEN];
+        for (q, x) in q.iter_mut().zip(&self.x) {
+            for r in 0..RUNS {
+                q[r] = low_byte(integer(x[r], lines.min[r], inverse[r], q_max));
+            }
+        }
+        (self.sums(&lines.min, &inverse, q_max), q)
+    }
+
+    /// Sums of the nearest integers. Every eighth value of a run has a sum of its own, and the eight are added last.
+    #[inline(always)]
+    fn sums(&self, min: &Lanes<RUNS>, inverse: &Lanes<RUNS>, q_max: f32) -> Sums<RUNS> {
+        let mut all = Sums { q: [-0.0; RUNS], qq: [-0.0; RUNS], xq: [-0.0; RUNS] };
+        for lane in 0..LANES {
+            let (mut q1, mut qq, mut xq) = ([0f32; RUNS], [0f32; RUNS], [0f32; RUNS]);
+            for chunk in 0..LEN / LANES {
+                let (x, weight) = (&self.x[chunk * LANES + lane], &self.weight[chunk * LANES + lane]);
+                for r in 0..RUNS {
+                    let q = integer(x[r], min[r], inverse[r], q_max);
+                    let wq = weight[r] * q;
+                    q1[r] += wq;
+                    qq[r] += wq * q;
+                    xq[r] += wq * x[r];
                 }
             }
-        }
-        best.1
-    }
-
-    /// Rounds to the nearest integers of a line and sums them; writes them where there is room for them.
-    fn round(&self, line: Line, q_max: f32, out: Option<&mut [u8]>) -> Sums {
-        let inverse = if line.scale == 0.0 { 0.0 } else { (1.0 / line.scale).min(f32::MAX) };
-        let integer = |x: f32| nearest(((x + line.min) * inverse).clamp(0.0, q_max));
-        let (mut q1, mut qq, mut xq) = ([0f32; LANES], [0f32; LANES], [0f32; LANES]);
-        for (x, w) in self.x.as_chunks::<LANES>().0.iter().zip(self.w.as_chunks::<LANES>().0) {
-            for j in 0..LANES {
-                let q = integer(x[j]);
-                let wq = w[j] * q;
-                q1[j] += wq;
-                qq[j] += wq * q;
-                xq[j] += wq * x[j];
+            for r in 0..RUNS {
+                all.q[r] += q1[r];
+                all.qq[r] += qq[r];
+                all.xq[r] += xq[r];
             }
         }
-        if let Some(out) = out {
-            out.iter_mut().zip(self.x).for_each(|(q, &x)| *q = integer(x) as u8);
+        all
+    }
+
+    /// The lines that suit the integers best, and whether there is one: not where they are all 0 or only a negative
+    /// scale would do. There the line is that of `or`.
+    #[inline(always)]
+    fn solve(&self, sums: &Sums<RUNS>, or: &Lines<RUNS>) -> (Lines<RUNS>, [bool; RUNS]) {
+        let (mut lines, mut solved) = (*or, [false; RUNS]);
+        for r in 0..RUNS {
+            let (w, x, q, qq, xq) = (self.w[r], self.wx[r], sums.q[r], sums.qq[r], sums.xq[r]);
+            let det = w * qq - q * q;
+            let scale = (w * xq - x * q) / det;
+            let min = (q * xq - qq * x) / det;
+            let alone = xq / qq;
+            // integers that are all alike say nothing of the minimum
+            let both = (det > 1e-6 * w * qq) & (min >= 0.0);
+            let scale = if both { scale } else { alone };
+            let min = if both { min } else { 0.0 };
+            solved[r] = (scale > 0.0) & (scale < f32::INFINITY);
+            lines.scale[r] = if solved[r] { scale } else { or.scale[r] };
+            lines.min[r] = if solved[r] { min } else { or.min[r] };
         }
-        let sum = |lanes: [f32; LANES]| lanes.iter().sum::<f32>();
-        Sums { q: sum(q1), qq: sum(qq), xq: sum(xq), ..self.fixed }
-    }
-}
-
-impl Sums {
-    /// The line that suits the integers best; `None` where they are all 0 or only a negative scale would do.
-    fn solve(&self) -> Option<Line> {
-        let det = self.w * self.qq - self.q * self.q;
-        let scale = (self.w * self.xq - self.x * self.q) / det;
-        let min = (self.q * self.xq - self.qq * self.x) / det;
-        // integers that are all alike say nothing of the minimum
-        let both = det > 1e-6 * self.w * self.qq && min >= 0.0;
-        let line = if both { Line { scale, min } } else { Line { scale: self.xq / self.qq, min: 0.0 } };
-        (line.scale > 0.0 && line.scale.is_finite()).then_some(line)
+        (lines, solved)
     }
 
-    /// Weighted squared error of the integers on a line.
-    fn error(&self, line: Line) -> f32 {
-        let Line { scale: s, min: m } = line;
-        self.xx + s * s * self.qq + m * m * self.w - 2.0 * (s * self.xq - m * self.x + s * m * self.q)
+    /// Weighted squared errors of the integers on their lines.
+    #[inline(always)]
+    fn errors(&self, lines: &Lines<RUNS>, sums: &Sums<RUNS>) -> Lanes<RUNS> {
+        std::array::from_fn(|r| {
+            let (s, m) = (lines.scale[r], lines.min[r]);
+            self.xx[r] + s * s * sums.qq[r] + m * m * self.w[r]
+                - 2.0 * (s * sums.xq[r] - m * self.wx[r] + s * m * sums.q[r])
+        })
     }
 }

@@ -4,11 +4,14 @@ use super::super::Iq4Xs;
 use super::super::q4_0::pack_nibbles;
 use super::iq4_nl::{Uneven, index};
 use super::symmetric;
-use super::{Quantize, put_half};
+use super::{Quantize, even, put_half};
 
 impl Quantize for Iq4Xs {
+    const RANGE: (f32, f32) = even(32.0 * 127.0);
+
+    #[inline(always)]
     fn quantize(values: &[f32], block: &mut [u8]) {
-        let found = symmetric::search::<Uneven, 8>(values, 32.0);
+        let found = symmetric::search::<Uneven, 8, 32>(values, 32.0);
         let scales = found.scales.map(|s| (s + 32) as u8);
         put_half(block, 0, found.d);
         for i in 0..2 {

@@ -2,11 +2,14 @@
 
 use super::super::Q2K;
 use super::affine::{self, Limits};
-use super::{Quantize, put_half};
+use super::{HALF_MAX, Quantize, put_half};
 
 impl Quantize for Q2K {
+    const RANGE: (f32, f32) = (-15.0 * HALF_MAX, 15.0 * 3.0 * HALF_MAX);
+
+    #[inline(always)]
     fn quantize(values: &[f32], block: &mut [u8]) {
-        let found = affine::search::<16>(values, Limits { q: 3.0, field: 15.0 });
+        let found = affine::search::<16, 16>(values, Limits { q: 3.0, field: 15.0 });
         for (byte, (s, m)) in block.iter_mut().zip(found.scales.iter().zip(found.mins)) {
             *byte = s | m << 4;
         }

@@ -3,11 +3,14 @@
 use super::super::Q3K;
 use super::q2_k::pack_twos;
 use super::symmetric::{self, Even};
-use super::{Quantize, put_half};
+use super::{Quantize, even, put_half};
 
 impl Quantize for Q3K {
+    const RANGE: (f32, f32) = even(32.0 * 4.0);
+
+    #[inline(always)]
     fn quantize(values: &[f32], block: &mut [u8]) {
-        let found = symmetric::search::<Even<4>, 16>(values, 32.0);
+        let found = symmetric::search::<Even<4>, 16, 16>(values, 32.0);
         let q = found.q.map(|q| (q + 4) as u8);
         for (l, byte) in block[..32].iter_mut().enumerate() {
             *byte = (0..8).fold(0, |bits, n| bits | q[32 * n + l] >> 2 << n);

@@ -2,9 +2,12 @@
 
 use super::super::Q4_0;
 use super::super::q4_0::pack_nibbles;
-use super::{Quantize, centred_step, finite_half, inverse, put_half};
+use super::{Quantize, centred_step, even, finite_half, inverse, put_half};
 
 impl Quantize for Q4_0 {
+    const RANGE: (f32, f32) = even(8.0);
+
+    #[inline(always)]
     fn quantize(values: &[f32], block: &mut [u8]) {
         let d = centred_step(values, 8.0);
         let inverse = inverse(d);

@@ -2,9 +2,12 @@
 
 use super::super::Q4_1;
 use super::super::q4_0::pack_nibbles;
-use super::{Quantize, even_levels, finite_half, inverse, put_half};
+use super::{HALF_MAX, Quantize, even_levels, finite_half, inverse, put_half};
 
 impl Quantize for Q4_1 {
+    const RANGE: (f32, f32) = (-HALF_MAX, 15.0 * HALF_MAX);
+
+    #[inline(always)]
     fn quantize(values: &[f32], block: &mut [u8]) {
         let (d, min) = even_levels(values, 16.0);
         let inverse = inverse(d);

@@ -2,11 +2,14 @@
 
 use super::super::Q4K;
 use super::affine::{self, Limits};
-use super::{Quantize, put_half};
+use super::{HALF_MAX, Quantize, put_half};
 
 impl Quantize for Q4K {
+    const RANGE: (f32, f32) = (-63.0 * HALF_MAX, 63.0 * 15.0 * HALF_MAX);
+
+    #[inline(always)]
     fn quantize(values: &[f32], block: &mut [u8]) {
-        let found = affine::search::<8>(values, Limits { q: 15.0, field: 63.0 });
+        let found = affine::search::<8, 32>(values, Limits { q: 15.0, field: 63.0 });
         put_half(block, 0, found.d);
         put_half(block, 2, found.dmin);
         block[4..16].copy_from_slice(&pack_scales(&found.scales, &found.mins));

@@ -2,9 +2,12 @@
 
 use super::super::Q5_1;
 use super::q5_0::pack_fives;
-use super::{Quantize, even_levels, finite_half, inverse, put_half};
+use super::{HALF_MAX, Quantize, even_levels, finite_half, inverse, put_half};
 
 impl Quantize for Q5_1 {
+    const RANGE: (f32, f32) = (-HALF_MAX, 31.0 * HALF_MAX);
+
+    #[inline(always)]
     fn quantize(values: &[f32], block: &mut [u8]) {
         let (d, min) = even_levels(values, 32.0);
         let inverse = inverse(d);

@@ -2,11 +2,14 @@
 
 use super::super::Q6K;
 use super::symmetric::{self, Even};
-use super::{Quantize, put_half};
+use super::{Quantize, even, put_half};
 
 impl Quantize for Q6K {
+    const RANGE: (f32, f32) = even(128.0 * 32.0);
+
+    #[inline(always)]
     fn quantize(values: &[f32], block: &mut [u8]) {
-        let found = symmetric::search::<Even<32>, 16>(values, 128.0);
+        let found = symmetric::search::<Even<32>, 16, 16>(values, 128.0);
         let q = found.q.map(|q| (q + 32) as u8);
         for (half, q) in q.chunks_exact(128).enumerate() {
             for l in 0..32 {

@@ -2,6 +2,10 @@
 //!
 //! A search works on a block divided by its largest magnitude, so that squares neither overflow nor vanish
 //! whatever the weights' scale; only the two numbers stored as f16 see the real one.
+//!
+//! Runs go side by side: whatever a search adds up, compares or divides is an array with one entry a run, so that the
+//! compiler can keep it in vector registers, and no sum ever goes across a register. `plain` is the same search run by
+//! run, which the tests hold against it.
 
 use half::f16;
 
@@ -10,16 +14,47 @@ use super::finite_half;
 /// Values of a block of the formats with packed scales.
 pub(super) const BLOCK: usize = 256;
 
+/// Partial sums of a run.
+pub(super) const LANES: usize = 8;
+
+/// One number for each run.
+pub(super) type Lanes<const RUNS: usize> = [f32; RUNS];
+
+/// Value `i` of every run, for each `i`.
+pub(super) type Side<const RUNS: usize, const LEN: usize> = [[f32; RUNS]; LEN];
+
+/// A block's runs side by side.
+#[inline(always)]
+pub(super) fn side_by_side<const RUNS: usize, const LEN: usize>(values: &[f32; BLOCK]) -> Side<RUNS, LEN> {
+    const { assert!(RUNS * LEN == BLOCK && LEN.is_multiple_of(LANES)) };
+    std::array::from_fn(|i| std::array::from_fn(|r| values[r * LEN + i]))
+}
+
+/// One over a scale that may be 0 or far too small: 0, or as large as there is.
+#[inline(always)]
+pub(super) fn inverse_of(scale: f32) -> f32 {
+    let inverse = (1.0 / scale).clamp(-f32::MAX, f32::MAX);
+    if scale == 0.0 { 0.0 } else { inverse }
+}
+
 /// Below this no f16 scale of any format can hold the block: it is zero.
 const NOTHING: f32 = 1e-30;
 
 /// Nearest integer, ties to even. Exact below 2^22 and, unlike `round`, a plain pair of additions that the compiler
 /// vectorises on every processor.
-#[inline]
+#[inline(always)]
 pub(super) fn nearest(v: f32) -> f32 {
-    const SHIFT: f32 = 12_582_912.0; // 1.5 * 2^23
     (v + SHIFT) - SHIFT
 }
+
+/// A small integer's lowest byte, in two's complement.
+#[inline(always)]
+pub(super) fn low_byte(integer: f32) -> u8 {
+    (integer + SHIFT).to_bits() as u8
+}
+
+/// 1.5 * 2^23: numbers of this size have no fraction, and their last bits count integers.
+const SHIFT: f32 = 12_582_912.0;
 
 /// A block in units of its largest magnitude.
 pub(super) struct Scaled<const N: usize> {
@@ -29,6 +64,7 @@ pub(super) struct Scaled<const N: usize> {
 
 impl<const N: usize> Scaled<N> {
     /// `None` for a block that no scale can hold: all zeros, or nearly.
+    #[inline(always)]
     pub(super) fn new(values: &[f32]) -> Option<Self> {
         let peak = values.iter().fold(0f32, |best, v| best.max(v.abs()));
         if peak < NOTHING {
@@ -47,24 +83,5 @@ impl<const N: usize> Scaled<N> {
             half = f16::from_bits(half.to_bits() + 1);
         }
         (half, half.to_f32() / self.peak)
-    }
-}
-
-/// Sums of a least-squares fit of one factor: the best `s` in `x = s * q` is `xq / qq`.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Fit {
-    pub(super) xq: f32,
-    pub(super) qq: f32,
-}
-
-impl Fit {
-    /// How much of the weighted square of `x` the best factor explains: larger is better.
-    pub(super) fn explained(self) -> f32 {
-        if self.qq > 0.0 { self.xq * self.xq / self.qq } else { 0.0 }
-    }
-
-    /// The best factor.
-    pub(super) fn factor(self) -> f32 {
-        if self.qq > 0.0 { self.xq / self.qq } else { 0.0 }
     }
 }

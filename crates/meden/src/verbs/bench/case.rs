@@ -7,8 +7,7 @@ use meden_report::memory;
 use serde::{Deserialize, Serialize};
 
 use super::grid::{Case, Test};
-use crate::args::ModelArgs;
-use crate::exit::{Exit, failure, usage};
+use crate::exit::{Exit, failure};
 use crate::{load, output, signals};
 
 /// What the measuring process tells.
@@ -53,13 +52,8 @@ pub struct Measured {
 
 /// Does the work and tells it on standard output.
 pub fn run(case: &Case) -> anyhow::Result<Exit> {
-    let isa = case.isa.as_deref().map(str::parse).transpose().map_err(|e| usage(format!("--isa: {e}")))?;
-    let quantize =
-        case.quantize.as_deref().map(str::parse).transpose().map_err(|e| usage(format!("--quantize: {e}")))?;
-    let model = case.model.display().to_string();
-    let args = ModelArgs { model, threads: case.threads, weights: case.weights, isa, quantize };
     let start = Instant::now();
-    let opened = load::open(&args, true)?;
+    let opened = load::open(&case.model, true)?;
     opened.check_context(&case.name(), case.tokens())?;
     let options = SessionOptions {
         kv_type: case.kv,

@@ -1,9 +1,9 @@
 //! What is measured: the cases of a grid, and how a press is written in it.
 
-use std::path::PathBuf;
-
-use meden_engine::{Budget, KvType, Policy, PressSpec, Schedule, WeightMode};
+use meden_engine::{Budget, KvTypes, Policy, PressSpec, Schedule};
 use serde::{Deserialize, Serialize};
+
+use crate::args::ModelArgs;
 
 /// A press and its budget as written on the command line: `none`, `knorm:25%`, `streaming_llm:2048`, `knorm:8MiB`.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,22 +52,14 @@ pub enum Test {
 /// One case: everything that the process which measures it has to know.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Case {
-    /// The model's files.
-    pub model: PathBuf,
-    /// How weights are held.
-    pub weights: WeightMode,
-    /// Into which formats weights are quantised while loading, by name.
-    pub quantize: Option<String>,
-    /// Instruction set, by name.
-    pub isa: Option<String>,
-    /// Threads, 0 for the default.
-    pub threads: usize,
+    /// The model's files, and how they are loaded and run.
+    pub model: ModelArgs,
     /// Press and budget as written.
     pub press: String,
     /// Compression.
     pub policy: Option<Policy>,
     /// Element type of the cache.
-    pub kv: KvType,
+    pub kv: KvTypes,
     /// Most tokens read in one go.
     pub prefill_chunk: usize,
     /// What is timed.

@@ -6,11 +6,12 @@ mod case;
 mod grid;
 mod view;
 
-use meden_engine::{Isa, KvType, Schedule, WeightMode};
+use meden_engine::{Isa, KvTypes, Schedule, WeightMode};
 use meden_files::quantize::Recipe;
 use meden_kernels::limits::{self, Limits};
 use meden_kernels::pool::Pool;
 
+use crate::args::ModelArgs;
 use crate::cli::Global;
 use crate::exit::{Exit, failure, usage};
 use crate::progress::{Bar, say};
@@ -44,9 +45,9 @@ pub struct Args {
     /// When the presses act [default: prefill_chunk:256,decode_every:32]
     #[arg(long, value_name = "WHEN")]
     schedule: Option<Schedule>,
-    /// Element types of cached keys and values
-    #[arg(long, default_value = "f16", value_delimiter = ',', value_name = "f32|f16|q8,..")]
-    kv: Vec<KvType>,
+    /// Element types of cached keys and values, as in f16,q8,q8/q4 (keys in q8, values in q4)
+    #[arg(long, default_value = "f16", value_delimiter = ',', value_name = "f32|f16|q8|q4,..")]
+    kv: Vec<KvTypes>,
     /// Numbers of threads; 0 means one for each physical core this process may use
     #[arg(long, default_value = "0", value_delimiter = ',', value_name = "N,..")]
     threads: Vec<usize>,
@@ -93,7 +94,7 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     }
     let mut rows = Vec::with_capacity(cases.len());
     for (number, case) in cases.iter().enumerate() {
-        let roof = limits.iter().find(|(threads, _)| *threads == case.threads).map(|(_, l)| l);
+        let roof = limits.iter().find(|(threads, _)| *threads == case.model.threads).map(|(_, l)| l);
         let roof = roof.ok_or_else(|| failure(Exit::Other, "bench: a thread count was not measured"))?;
         rows.push(measure(case, (number + 1, cases.len()), roof, global)?);
     }
@@ -153,18 +154,16 @@ fn cases(args: &Args, global: Global) -> anyhow::Result<Vec<Case>> {
     }
     let mut cases = Vec::new();
     for model in &args.model {
-        let path = load::find(model, global.quiet)?;
+        let model = load::find(model, global.quiet)?.display().to_string();
         for &threads in &args.threads {
+            let (weights, isa, quantize) = (args.weights, args.isa, args.quantize);
+            let model = ModelArgs { model: model.clone(), threads, weights, isa, quantize };
             for press in &args.press {
                 for &kv in &args.kv {
                     for &depth in &args.depth {
                         for &(test, n) in &tests {
                             cases.extend(args.batch.iter().map(|&batch| Case {
-                                model: path.clone(),
-                                weights: args.weights,
-                                quantize: args.quantize.map(|recipe| recipe.to_string()),
-                                isa: args.isa.map(|isa| isa.to_string()),
-                                threads,
+                                model: model.clone(),
                                 press: press.name.clone(),
                                 policy: press.policy(args.schedule),
                                 kv,

@@ -1,6 +1,9 @@
 //! What the figures look like: a table for people, a list of objects for programs.
 
+use std::path::Path;
+
 use meden_engine::WeightMode;
+use meden_files::quantize::Recipe;
 use meden_kernels::limits::Limits;
 use meden_report::{Align, Table, human};
 use meden_stats::quantile;
@@ -18,7 +21,7 @@ pub struct Row {
     /// How weights are held.
     pub weights: WeightMode,
     /// Into which formats weights were quantised while loading.
-    pub quantize: Option<String>,
+    pub quantize: Option<Recipe>,
     /// Press and budget as written, or none.
     pub press: String,
     /// When the press acts.
@@ -77,9 +80,9 @@ impl Row {
             (case.test == Test::Gen).then(|| (measured.weight_bytes_a_token + measured.kv_bytes) / case.batch as u64);
         let share = bytes_a_token.map(|bytes| bytes as f64 * rate / limits.read_bytes_per_second);
         Row {
-            model: case.model.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            weights: case.weights,
-            quantize: case.quantize.clone(),
+            model: Path::new(&case.model.model).file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            weights: case.model.weights,
+            quantize: case.model.quantize,
             press: case.press.clone(),
             schedule: case.policy.as_ref().map(|p| p.schedule.to_string()),
             kv: case.kv.to_string(),

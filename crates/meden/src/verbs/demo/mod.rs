@@ -57,12 +57,10 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     let path = load::find(&args.model.model, global.quiet)?;
     let task = Task::new(args.depth);
     let spec = |policy: Option<Policy>| SideSpec {
-        model: path.clone(),
-        threads: args.model.threads,
-        weights: args.model.weights,
-        isa: args.model.isa.map(|isa| isa.to_string()),
-        quantize: args.model.quantize.map(|recipe| recipe.to_string()),
+        model: args.model.at(&path),
         kv: args.cache.kv,
+        kv_rotate: args.cache.kv_rotate,
+        read: args.cache.read.clone().filter(|_| policy.is_some()), // the dense side reads everything
         prefill_chunk: args.cache.prefill_chunk,
         policy,
         depth: args.depth,

@@ -1,16 +1,15 @@
 //! One side of the comparison: runs in a process of its own and tells the other what happens, one JSON object a line.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use meden_engine::{CacheStats, KvType, Policy, Session, SessionOptions, WeightMode};
+use meden_engine::{CacheStats, KvRotation, KvTypes, Policy, ReadPolicy, Session, SessionOptions};
 use meden_kernels::mem::Slab;
 use meden_report::memory;
 use serde::{Deserialize, Serialize};
 
 use super::document::Task;
 use crate::args::ModelArgs;
-use crate::exit::{Exit, usage};
+use crate::exit::Exit;
 use crate::generate::{Events, Finish, Request, generate};
 use crate::summary::{Memory, Timings};
 use crate::{load, output, prompt, signals};
@@ -21,18 +20,14 @@ const MAX_TOKENS: usize = 32;
 /// What one side has to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SideSpec {
-    /// The model's files.
-    pub model: PathBuf,
-    /// Threads, 0 for the default.
-    pub threads: usize,
-    /// How weights are held.
-    pub weights: WeightMode,
-    /// Instruction set, by name.
-    pub isa: Option<String>,
-    /// Weight format to quantise to while loading.
-    pub quantize: Option<String>,
+    /// The model's files, and how they are loaded and run.
+    pub model: ModelArgs,
     /// Element type of the cache.
-    pub kv: KvType,
+    pub kv: KvTypes,
+    /// How keys and values are turned before they are stored.
+    pub kv_rotate: Option<KvRotation>,
+    /// What written tokens read of it.
+    pub read: Option<ReadPolicy>,
     /// Most tokens read in one go.
     pub prefill_chunk: usize,
     /// Compression; none for the dense side.
@@ -127,19 +122,16 @@ impl Events for Told {
 
 /// Does the work and tells it on standard output.
 pub fn run(spec: &SideSpec) -> anyhow::Result<Exit> {
-    let isa = spec.isa.as_deref().map(str::parse).transpose().map_err(|e| usage(format!("--isa: {e}")))?;
-    let quantize =
-        spec.quantize.as_deref().map(str::parse).transpose().map_err(|e| usage(format!("--quantize: {e}")))?;
-    let model = spec.model.display().to_string();
-    let args = ModelArgs { model, threads: spec.threads, weights: spec.weights, isa, quantize };
     let options = SessionOptions {
         kv_type: spec.kv,
+        kv_rotate: spec.kv_rotate,
         policy: spec.policy.clone(),
         prefill_chunk: spec.prefill_chunk,
+        read: spec.read.clone(),
         ..SessionOptions::default()
     };
     let task = Task::new(spec.depth);
-    let opened = load::open(&args, true)?;
+    let opened = load::open(&spec.model, true)?;
     let prompt = prompt::encode(&opened, &task.message(), None, false)?;
     let loaded = opened.load(&options, prompt.ids.len() + MAX_TOKENS)?;
     let mut session = Session::new(loaded.model.clone(), options)?;

@@ -113,7 +113,7 @@ fn verdict(dense: &SideReport, pressed: &SideReport) -> String {
 /// Cache bytes against tokens read.
 pub fn chart(dense: &SideReport, pressed: &SideReport, policy: &Policy) -> String {
     let points = |side: &SideReport| side.curve.iter().map(|&(t, b)| (t as f64, b as f64)).collect();
-    let series = |name: String, side: &SideReport| Series { name, points: points(side) };
+    let series = |name: String, side: &SideReport| Series { name, points: points(side), ..Series::default() };
     let (most_dense, most_pressed) = (human::bytes(dense.peak_page_bytes), human::bytes(pressed.peak_page_bytes));
     LineChart {
         title: format!("KV cache while reading {} tokens", human::count(pressed.prompt_tokens as u64)),
