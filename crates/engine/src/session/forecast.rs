@@ -185,6 +185,7 @@ impl Counts<'_> {
             let waits = self.plan.is_some_and(|plan| together && self.is_pressed(plan, layer));
             let after = |plan: &Plan| self.after(plan, layer, before + count, (seen, moment));
             let kept = self.plan.filter(|_| !waits).map_or(before + count, after);
+            self.peak = self.peak.max(pages + self.copies(layer, before + count, kept));
             pages = pages - self.shape.page_bytes(before + count) + self.shape.page_bytes(kept);
             self.held[layer] = kept;
         }
@@ -196,12 +197,29 @@ impl Counts<'_> {
             *held = seen - gone.min(seen);
         }
         if let Some(plan) = self.plan.filter(|_| together) {
-            for layer in 0..self.held.len() {
-                if self.is_pressed(plan, layer) {
-                    self.held[layer] = self.after(plan, layer, self.held[layer], (seen, moment));
-                }
+            for layer in (0..self.held.len()).filter(|&l| self.is_pressed(plan, l)).collect::<Vec<_>>() {
+                let (held, pages) =
+                    (self.held[layer], self.held.iter().map(|&s| self.shape.page_bytes(s)).sum::<usize>());
+                self.held[layer] = self.after(plan, layer, held, (seen, moment));
+                self.peak = self.peak.max(pages + self.copies(layer, held, self.held[layer]));
             }
         }
+    }
+
+    /// Bytes of pages that a press takes for a moment when it shortens a layer from `held` to `kept`: some score copies
+    /// of a part of the slots.
+    fn copies(&self, layer: usize, held: usize, kept: usize) -> usize {
+        let Some(plan) = self.plan.filter(|plan| kept < held && !plan.is_skipped(layer)) else { return 0 };
+        let press = &plan.policy.press;
+        let slots = match press {
+            PressSpec::Compactor(_) => {
+                let ends = plan.press().protects(kept);
+                held.saturating_sub(ends.sinks + ends.recents)
+            }
+            _ if copies_slots(press) => held,
+            _ => 0,
+        };
+        self.shape.page_bytes(slots)
     }
 
     /// Slots that a head of the layer keeps of `held`.
@@ -270,6 +288,12 @@ impl Counts<'_> {
             kept: self.held,
         }
     }
+}
+
+/// Whether a press, or one inside it, scores copies of slots.
+fn copies_slots(press: &PressSpec) -> bool {
+    matches!(press, PressSpec::Compactor(_) | PressSpec::Chunk(_) | PressSpec::Block(_))
+        || press.inner().is_some_and(copies_slots)
 }
 
 /// Whether a press keeps counts that do not depend on the text.
