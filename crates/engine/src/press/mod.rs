@@ -10,6 +10,7 @@
 
 pub mod attention;
 pub mod budget;
+pub(crate) mod data;
 pub mod linear;
 pub mod own;
 pub(crate) mod plan;
