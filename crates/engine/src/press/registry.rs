@@ -104,6 +104,13 @@ pub const REGISTRY: &[PressInfo] = &[
     line("chunkkv", Wrapper, Uniform, "chunks stay or go whole", "arXiv 2502.00299"),
     line("block", Wrapper, Uniform, "choose again after each block", "arXiv 2504.15364"),
     line("key_rerotation", Wrapper, Uniform, "rotate what stays to positions 0, 1, …", "arXiv 2309.17453"),
+    line(
+        "dms",
+        Wrapper,
+        LayersAndHeads,
+        "what scores below a threshold goes once it is older than a window",
+        "arXiv 2506.05345",
+    ),
 ];
 
 /// The line of a name.

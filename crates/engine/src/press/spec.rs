@@ -76,6 +76,8 @@ pub enum PressSpec {
     Block(wrap::block::Block),
     /// Rotate what stays to positions 0, 1, ….
     KeyRerotation(wrap::key_rerotation::KeyRerotation),
+    /// What scores below a threshold goes once it is older than a window (arXiv 2506.05345).
+    Dms(wrap::dms::Dms),
 }
 
 /// Calls `$call` with the parameters of whichever press it is.
@@ -106,6 +108,7 @@ macro_rules! of_each {
             PressSpec::Chunkkv($p) => $call,
             PressSpec::Block($p) => $call,
             PressSpec::KeyRerotation($p) => $call,
+            PressSpec::Dms($p) => $call,
         }
     };
 }

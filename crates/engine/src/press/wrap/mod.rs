@@ -6,6 +6,7 @@ pub mod chunk;
 pub mod chunkkv;
 pub mod criticaladakv;
 pub mod criticalkv;
+pub mod dms;
 pub mod key_rerotation;
 pub(crate) mod pool;
 pub mod pooled;
