@@ -111,6 +111,13 @@ pub const REGISTRY: &[PressInfo] = &[
         "what scores below a threshold goes once it is older than a window",
         "arXiv 2506.05345",
     ),
+    line(
+        "simlayerkv",
+        Own,
+        Layers,
+        "lazy layers keep the first and newest tokens, the others everything",
+        "arXiv 2410.13846",
+    ),
 ];
 
 /// The line of a name.

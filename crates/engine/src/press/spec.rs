@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::registry::{self, PressInfo};
-use super::{Press, score, wrap};
+use super::{Press, own, score, wrap};
 use crate::error::EngineError;
 
 /// One tensor of a safetensors file.
@@ -78,6 +78,8 @@ pub enum PressSpec {
     KeyRerotation(wrap::key_rerotation::KeyRerotation),
     /// What scores below a threshold goes once it is older than a window (arXiv 2506.05345).
     Dms(wrap::dms::Dms),
+    /// Lazy layers keep their first and newest tokens (arXiv 2410.13846).
+    Simlayerkv(own::simlayerkv::SimLayerKv),
 }
 
 /// Calls `$call` with the parameters of whichever press it is.
@@ -109,6 +111,7 @@ macro_rules! of_each {
             PressSpec::Block($p) => $call,
             PressSpec::KeyRerotation($p) => $call,
             PressSpec::Dms($p) => $call,
+            PressSpec::Simlayerkv($p) => $call,
         }
     };
 }

@@ -1,1 +1,3 @@
 //! Presses that decide by their own logic what stays, rather than by a score and a budget.
+
+pub mod simlayerkv;
