@@ -118,6 +118,13 @@ pub const REGISTRY: &[PressInfo] = &[
         "lazy layers keep the first and newest tokens, the others everything",
         "arXiv 2410.13846",
     ),
+    line(
+        "duo_attention",
+        Own,
+        LayersAndHeads,
+        "streaming heads keep the first and newest tokens, the others everything",
+        "arXiv 2410.10819",
+    ),
 ];
 
 /// The line of a name.

@@ -80,6 +80,8 @@ pub enum PressSpec {
     Dms(wrap::dms::Dms),
     /// Lazy layers keep their first and newest tokens (arXiv 2410.13846).
     Simlayerkv(own::simlayerkv::SimLayerKv),
+    /// Streaming heads keep their first and newest tokens, as a file says (arXiv 2410.10819).
+    DuoAttention(own::duo_attention::DuoAttention),
 }
 
 /// Calls `$call` with the parameters of whichever press it is.
@@ -112,6 +114,7 @@ macro_rules! of_each {
             PressSpec::KeyRerotation($p) => $call,
             PressSpec::Dms($p) => $call,
             PressSpec::Simlayerkv($p) => $call,
+            PressSpec::DuoAttention($p) => $call,
         }
     };
 }
