@@ -125,6 +125,13 @@ pub const REGISTRY: &[PressInfo] = &[
         "streaming heads keep the first and newest tokens, the others everything",
         "arXiv 2410.10819",
     ),
+    line(
+        "merging",
+        Wrapper,
+        LayersAndHeads,
+        "evicted values are merged into the most similar that stays",
+        "arXiv 2406.13035",
+    ),
 ];
 
 /// The line of a name.

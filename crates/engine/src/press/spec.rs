@@ -82,6 +82,8 @@ pub enum PressSpec {
     Simlayerkv(own::simlayerkv::SimLayerKv),
     /// Streaming heads keep their first and newest tokens, as a file says (arXiv 2410.10819).
     DuoAttention(own::duo_attention::DuoAttention),
+    /// Evicted values are merged into the most similar that stays (arXiv 2406.13035).
+    Merging(wrap::merging::Merging),
 }
 
 /// Calls `$call` with the parameters of whichever press it is.
@@ -115,6 +117,7 @@ macro_rules! of_each {
             PressSpec::Dms($p) => $call,
             PressSpec::Simlayerkv($p) => $call,
             PressSpec::DuoAttention($p) => $call,
+            PressSpec::Merging($p) => $call,
         }
     };
 }

@@ -8,6 +8,7 @@ pub mod criticaladakv;
 pub mod criticalkv;
 pub mod dms;
 pub mod key_rerotation;
+pub mod merging;
 pub(crate) mod pool;
 pub mod pooled;
 
