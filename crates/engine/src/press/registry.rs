@@ -132,6 +132,7 @@ pub const REGISTRY: &[PressInfo] = &[
         "evicted values are merged into the most similar that stays",
         "arXiv 2406.13035",
     ),
+    line("cam", Wrapper, Uniform, "evicted values are spread over the slots after them, at random", "ICML 2024 (CaM)"),
 ];
 
 /// The line of a name.

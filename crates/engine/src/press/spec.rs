@@ -84,6 +84,8 @@ pub enum PressSpec {
     DuoAttention(own::duo_attention::DuoAttention),
     /// Evicted values are merged into the most similar that stays (arXiv 2406.13035).
     Merging(wrap::merging::Merging),
+    /// Evicted values are spread over the slots after them, at random (CaM, ICML 2024).
+    Cam(wrap::cam::Cam),
 }
 
 /// Calls `$call` with the parameters of whichever press it is.
@@ -118,6 +120,7 @@ macro_rules! of_each {
             PressSpec::Simlayerkv($p) => $call,
             PressSpec::DuoAttention($p) => $call,
             PressSpec::Merging($p) => $call,
+            PressSpec::Cam($p) => $call,
         }
     };
 }

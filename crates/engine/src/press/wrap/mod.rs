@@ -2,6 +2,7 @@
 
 pub mod adakv;
 pub mod block;
+pub mod cam;
 pub mod chunk;
 pub mod chunkkv;
 pub mod criticaladakv;
