@@ -133,6 +133,7 @@ pub const REGISTRY: &[PressInfo] = &[
         "arXiv 2406.13035",
     ),
     line("cam", Wrapper, Uniform, "evicted values are spread over the slots after them, at random", "ICML 2024 (CaM)"),
+    line("finch", Own, Uniform, "keep what the question at the end of the prompt attends to", "TACL 2024 (Finch)"),
 ];
 
 /// The line of a name.

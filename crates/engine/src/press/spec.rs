@@ -86,6 +86,8 @@ pub enum PressSpec {
     Merging(wrap::merging::Merging),
     /// Evicted values are spread over the slots after them, at random (CaM, ICML 2024).
     Cam(wrap::cam::Cam),
+    /// Keep what the question at the end attends to (TACL 2024).
+    Finch(own::finch::Finch),
 }
 
 /// Calls `$call` with the parameters of whichever press it is.
@@ -121,6 +123,7 @@ macro_rules! of_each {
             PressSpec::DuoAttention($p) => $call,
             PressSpec::Merging($p) => $call,
             PressSpec::Cam($p) => $call,
+            PressSpec::Finch($p) => $call,
         }
     };
 }
