@@ -134,6 +134,7 @@ pub const REGISTRY: &[PressInfo] = &[
     ),
     line("cam", Wrapper, Uniform, "evicted values are spread over the slots after them, at random", "ICML 2024 (CaM)"),
     line("finch", Own, Uniform, "keep what the question at the end of the prompt attends to", "TACL 2024 (Finch)"),
+    line("per_layer", Wrapper, Layers, "a ratio of its own for each layer", "arXiv 2406.11430"),
 ];
 
 /// The line of a name.

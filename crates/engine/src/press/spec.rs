@@ -88,6 +88,8 @@ pub enum PressSpec {
     Cam(wrap::cam::Cam),
     /// Keep what the question at the end attends to (TACL 2024).
     Finch(own::finch::Finch),
+    /// A ratio of its own for each layer.
+    PerLayer(wrap::per_layer::PerLayer),
 }
 
 /// Calls `$call` with the parameters of whichever press it is.
@@ -124,6 +126,7 @@ macro_rules! of_each {
             PressSpec::Merging($p) => $call,
             PressSpec::Cam($p) => $call,
             PressSpec::Finch($p) => $call,
+            PressSpec::PerLayer($p) => $call,
         }
     };
 }

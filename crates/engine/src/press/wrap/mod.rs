@@ -10,6 +10,7 @@ pub mod criticalkv;
 pub mod dms;
 pub mod key_rerotation;
 pub mod merging;
+pub mod per_layer;
 pub(crate) mod pool;
 pub mod pooled;
 
