@@ -135,6 +135,7 @@ pub const REGISTRY: &[PressInfo] = &[
     line("cam", Wrapper, Uniform, "evicted values are spread over the slots after them, at random", "ICML 2024 (CaM)"),
     line("finch", Own, Uniform, "keep what the question at the end of the prompt attends to", "TACL 2024 (Finch)"),
     line("per_layer", Wrapper, Layers, "a ratio of its own for each layer", "arXiv 2406.11430"),
+    line("composed", Wrapper, LayersAndHeads, "one press after the other, each on what the one before left", "-"),
 ];
 
 /// The line of a name.

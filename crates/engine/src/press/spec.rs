@@ -90,6 +90,8 @@ pub enum PressSpec {
     Finch(own::finch::Finch),
     /// A ratio of its own for each layer.
     PerLayer(wrap::per_layer::PerLayer),
+    /// One press after the other.
+    Composed(wrap::composed::Composed),
 }
 
 /// Calls `$call` with the parameters of whichever press it is.
@@ -127,6 +129,7 @@ macro_rules! of_each {
             PressSpec::Cam($p) => $call,
             PressSpec::Finch($p) => $call,
             PressSpec::PerLayer($p) => $call,
+            PressSpec::Composed($p) => $call,
         }
     };
 }

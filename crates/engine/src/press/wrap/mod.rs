@@ -5,6 +5,7 @@ pub mod block;
 pub mod cam;
 pub mod chunk;
 pub mod chunkkv;
+pub mod composed;
 pub mod criticaladakv;
 pub mod criticalkv;
 pub mod dms;
