@@ -136,6 +136,7 @@ pub const REGISTRY: &[PressInfo] = &[
     line("finch", Own, Uniform, "keep what the question at the end of the prompt attends to", "TACL 2024 (Finch)"),
     line("per_layer", Wrapper, Layers, "a ratio of its own for each layer", "arXiv 2406.11430"),
     line("composed", Wrapper, LayersAndHeads, "one press after the other, each on what the one before left", "-"),
+    line("lukv", Wrapper, LayersAndHeads, "keep rates of every head from a file", "arXiv 2602.08585"),
 ];
 
 /// The line of a name.

@@ -92,6 +92,8 @@ pub enum PressSpec {
     PerLayer(wrap::per_layer::PerLayer),
     /// One press after the other.
     Composed(wrap::composed::Composed),
+    /// Keep rates of every head from a file (arXiv 2602.08585).
+    Lukv(wrap::lukv::LuKv),
 }
 
 /// Calls `$call` with the parameters of whichever press it is.
@@ -130,6 +132,7 @@ macro_rules! of_each {
             PressSpec::Finch($p) => $call,
             PressSpec::PerLayer($p) => $call,
             PressSpec::Composed($p) => $call,
+            PressSpec::Lukv($p) => $call,
         }
     };
 }

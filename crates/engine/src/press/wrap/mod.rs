@@ -10,6 +10,7 @@ pub mod criticaladakv;
 pub mod criticalkv;
 pub mod dms;
 pub mod key_rerotation;
+pub mod lukv;
 pub mod merging;
 pub mod per_layer;
 pub(crate) mod pool;
