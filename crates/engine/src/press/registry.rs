@@ -137,6 +137,13 @@ pub const REGISTRY: &[PressInfo] = &[
     line("per_layer", Wrapper, Layers, "a ratio of its own for each layer", "arXiv 2406.11430"),
     line("composed", Wrapper, LayersAndHeads, "one press after the other, each on what the one before left", "-"),
     line("lukv", Wrapper, LayersAndHeads, "keep rates of every head from a file", "arXiv 2602.08585"),
+    line(
+        "entropy_chunkkv",
+        Wrapper,
+        Uniform,
+        "chunks stay whole, or only their best tokens where few matter",
+        "arXiv 2502.00299",
+    ),
 ];
 
 /// The line of a name.

@@ -94,6 +94,8 @@ pub enum PressSpec {
     Composed(wrap::composed::Composed),
     /// Keep rates of every head from a file (arXiv 2602.08585).
     Lukv(wrap::lukv::LuKv),
+    /// Chunks stay whole, or only their best tokens where few matter (arXiv 2502.00299).
+    EntropyChunkkv(wrap::entropy_chunkkv::EntropyChunkKv),
 }
 
 /// Calls `$call` with the parameters of whichever press it is.
@@ -133,6 +135,7 @@ macro_rules! of_each {
             PressSpec::PerLayer($p) => $call,
             PressSpec::Composed($p) => $call,
             PressSpec::Lukv($p) => $call,
+            PressSpec::EntropyChunkkv($p) => $call,
         }
     };
 }

@@ -9,6 +9,7 @@ pub mod composed;
 pub mod criticaladakv;
 pub mod criticalkv;
 pub mod dms;
+pub mod entropy_chunkkv;
 pub mod key_rerotation;
 pub mod lukv;
 pub mod merging;
