@@ -144,6 +144,7 @@ pub const REGISTRY: &[PressInfo] = &[
         "chunks stay whole, or only their best tokens where few matter",
         "arXiv 2502.00299",
     ),
+    line("think", Own, Channels, "drop the channels of old keys that matter least; no token goes", "arXiv 2407.21018"),
 ];
 
 /// The line of a name.

@@ -96,6 +96,8 @@ pub enum PressSpec {
     Lukv(wrap::lukv::LuKv),
     /// Chunks stay whole, or only their best tokens where few matter (arXiv 2502.00299).
     EntropyChunkkv(wrap::entropy_chunkkv::EntropyChunkKv),
+    /// Drop the channels of old keys that matter least (arXiv 2407.21018).
+    Think(own::think::Think),
 }
 
 /// Calls `$call` with the parameters of whichever press it is.
@@ -136,6 +138,7 @@ macro_rules! of_each {
             PressSpec::Composed($p) => $call,
             PressSpec::Lukv($p) => $call,
             PressSpec::EntropyChunkkv($p) => $call,
+            PressSpec::Think($p) => $call,
         }
     };
 }

@@ -3,3 +3,4 @@
 pub mod duo_attention;
 pub mod finch;
 pub mod simlayerkv;
+pub mod think;
