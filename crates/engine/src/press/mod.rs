@@ -10,6 +10,7 @@
 
 pub mod attention;
 pub mod budget;
+pub(crate) mod data;
 pub mod linear;
 pub mod own;
 pub(crate) mod plan;
@@ -32,6 +33,7 @@ use serde::Serialize;
 
 use crate::cache::LayerCache;
 use crate::error::EngineError;
+use crate::model::config::Config;
 use select::{Keep, Protect};
 
 /// What a press reads. The engine computes and keeps nothing that no press asked for.
@@ -120,17 +122,19 @@ pub enum Scope {
 
 /// Where a layer stands among those that a press acts on.
 #[derive(Clone, Copy, Debug)]
-pub struct LayerShare {
+pub struct LayerShare<'a> {
     /// The layer.
     pub layer: usize,
-    /// Layers of the model.
-    pub layers: usize,
+    /// The layers that the press acts on, ascending: not those that are skipped or slide.
+    pub pressed: &'a [usize],
     /// Tokens seen.
     pub seen: usize,
     /// Slots a head of each layer, were all alike.
     pub mean: usize,
     /// The same before rounding: tokens seen times the kept share, where the budget is a share.
     pub exact: f64,
+    /// How a share becomes a number of slots.
+    pub rounding: policy::Rounding,
 }
 
 /// A rule that decides what stays. Three methods are required; the others have defaults that suit a scorer.
@@ -140,6 +144,14 @@ pub trait Press: Send + Sync {
 
     /// What it reads.
     fn needs(&self) -> Needs;
+
+    /// Does it fit this model? Called when a policy is made ready for a model, before anything is read.
+    ///
+    /// Errors: data of another shape, a list of another length; with what would fit.
+    fn check(&self, config: &Config) -> Result<(), EngineError> {
+        let _ = config;
+        Ok(())
+    }
 
     /// Score each slot of each head, higher is kept longer. `scores` comes with one row a head, as long as the head,
     /// filled with zeros.
@@ -157,7 +169,7 @@ pub trait Press: Send + Sync {
     }
 
     /// Slots a head of this layer may hold; the mean over layers should be `share.mean`.
-    fn layer_target(&self, share: LayerShare) -> usize {
+    fn layer_target(&self, share: LayerShare<'_>) -> usize {
         share.mean
     }
 
@@ -172,6 +184,18 @@ pub trait Press: Send + Sync {
     fn edit(&self, layer: &LayerView<'_>, keep: &Keep, edits: &mut Edits) -> Result<(), EngineError> {
         let _ = (layer, keep, edits);
         Ok(())
+    }
+
+    /// Channels that the keys of this layer keep, ascending, one list a head, all of one length; for presses that
+    /// [narrow](Self::narrows) keys. Asked once the slots that go are gone.
+    fn channels(&self, layer: &LayerView<'_>) -> Result<Option<Vec<Vec<u32>>>, EngineError> {
+        let _ = layer;
+        Ok(None)
+    }
+
+    /// Does it take channels from keys rather than tokens from the cache?
+    fn narrows(&self) -> bool {
+        false
     }
 
     /// How far a decision reaches.

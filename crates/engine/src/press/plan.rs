@@ -44,6 +44,7 @@ pub(crate) struct Plan {
     foreign: bool,
     skipped: Vec<bool>,
     sliding: Vec<bool>,
+    pressed: Vec<usize>,
     full: usize,
     byte_tokens: Option<usize>,
     /// Tokens seen when each layer was last acted on; for presses that decide themselves how much stays.
@@ -96,11 +97,17 @@ impl Plan {
             ));
         }
         let skipped = skipped_layers(policy, config).map_err(&refuse)?;
-        let pressed = (0..config.layers).filter(|&l| !sliding[l] && !skipped[l]).count();
-        if pressed == 0 {
+        let pressed: Vec<usize> = (0..config.layers).filter(|&l| !sliding[l] && !skipped[l]).collect();
+        if pressed.is_empty() {
             return Err(refuse("every full-attention layer is skipped: nothing is left to press".into()));
         }
-        check_character(policy, press.as_ref(), pressed, config).map_err(&refuse)?;
+        check_character(policy, press.as_ref(), pressed.len(), config).map_err(&refuse)?;
+        press.check(config)?;
+        if press.narrows() && cache.rotation().is_some() {
+            return Err(refuse(
+                "it drops channels, which a cache that turns its keys mixes: use a cache without rotation".into(),
+            ));
+        }
         let protect = policy.protect();
         let floor = (protect.sinks + protect.recents).max(1);
         let own = press.name() == policy.press.name();
@@ -150,6 +157,7 @@ impl Plan {
             foreign: true,
             skipped,
             sliding,
+            pressed,
             full,
             byte_tokens,
             acted: vec![0; config.layers],
@@ -179,6 +187,11 @@ impl Plan {
     /// Tokens seen when each layer was last acted on.
     pub fn acted(&self) -> &[usize] {
         &self.acted
+    }
+
+    /// Forget actions on tokens that were taken out again.
+    pub fn take_back(&mut self, seen: usize) {
+        self.acted.iter_mut().for_each(|acted| *acted = (*acted).min(seen));
     }
 
     /// Put them back from a saved session.
@@ -239,7 +252,8 @@ impl Plan {
             Budget::Ratio(share) => seen as f64 * share,
             _ => mean as f64,
         };
-        self.press.layer_target(LayerShare { layer, layers: self.skipped.len(), seen, mean, exact })
+        let rounding = self.policy.rounding;
+        self.press.layer_target(LayerShare { layer, pressed: &self.pressed, seen, mean, exact, rounding })
     }
 
     /// How many of `left` tokens may be read in one go after `seen` tokens.
@@ -413,6 +427,7 @@ impl Plan {
             model: now.model,
             layer,
             next: now.seen - self.counters.moved_down,
+            since: now.seen.saturating_sub(self.acted[layer]),
             long_rope: now.long_rope,
             target,
             removed,
@@ -466,6 +481,28 @@ impl Plan {
             }
         }
         self.count(layer, before - cache.heads().iter().map(|h| h.len()).sum::<usize>(), now.seen);
+        self.narrow(layer, cache, (now, state))
+    }
+
+    /// Take channels from the keys of a layer, where the press wants that. Such a step cannot be taken back either.
+    fn narrow(
+        &mut self,
+        layer: usize,
+        cache: &mut LayerCache,
+        (now, state): (&Now<'_>, &LayerState),
+    ) -> Result<(), EngineError> {
+        if !self.press.narrows() {
+            return Ok(());
+        }
+        let Some(channels) = self.press.channels(&self.view(layer, cache, now, state))? else { return Ok(()) };
+        let moved = cache.narrow_keys(channels, self.policy.protect().recents).ok_or_else(|| EngineError::Press {
+            press: self.press.name().to_string(),
+            why: "older keys were narrowed to another number of channels before".into(),
+        })?;
+        if moved > 0 {
+            self.counters.runs += 1;
+            self.counters.last_eviction = Some(now.seen);
+        }
         Ok(())
     }
 

@@ -104,6 +104,47 @@ pub const REGISTRY: &[PressInfo] = &[
     line("chunkkv", Wrapper, Uniform, "chunks stay or go whole", "arXiv 2502.00299"),
     line("block", Wrapper, Uniform, "choose again after each block", "arXiv 2504.15364"),
     line("key_rerotation", Wrapper, Uniform, "rotate what stays to positions 0, 1, …", "arXiv 2309.17453"),
+    line(
+        "dms",
+        Wrapper,
+        LayersAndHeads,
+        "what scores below a threshold goes once it is older than a window",
+        "arXiv 2506.05345",
+    ),
+    line(
+        "simlayerkv",
+        Own,
+        Layers,
+        "lazy layers keep the first and newest tokens, the others everything",
+        "arXiv 2410.13846",
+    ),
+    line(
+        "duo_attention",
+        Own,
+        LayersAndHeads,
+        "streaming heads keep the first and newest tokens, the others everything",
+        "arXiv 2410.10819",
+    ),
+    line(
+        "merging",
+        Wrapper,
+        LayersAndHeads,
+        "evicted values are merged into the most similar that stays",
+        "arXiv 2406.13035",
+    ),
+    line("cam", Wrapper, Uniform, "evicted values are spread over the slots after them, at random", "ICML 2024 (CaM)"),
+    line("finch", Own, Uniform, "keep what the question at the end of the prompt attends to", "TACL 2024 (Finch)"),
+    line("per_layer", Wrapper, Layers, "a ratio of its own for each layer", "arXiv 2406.11430"),
+    line("composed", Wrapper, LayersAndHeads, "one press after the other, each on what the one before left", "-"),
+    line("lukv", Wrapper, LayersAndHeads, "keep rates of every head from a file", "arXiv 2602.08585"),
+    line(
+        "entropy_chunkkv",
+        Wrapper,
+        Uniform,
+        "chunks stay whole, or only their best tokens where few matter",
+        "arXiv 2502.00299",
+    ),
+    line("think", Own, Channels, "drop the channels of old keys that matter least; no token goes", "arXiv 2407.21018"),
 ];
 
 /// The line of a name.

@@ -17,6 +17,8 @@ pub struct LayerView<'a> {
     pub layer: usize,
     /// Position that the next token will have.
     pub next: usize,
+    /// Tokens read since a press last acted on this layer (since the start of the text, if none has).
+    pub since: usize,
     /// Does the session rotate with the long factors?
     pub long_rope: bool,
     /// Slots each head keeps on average.

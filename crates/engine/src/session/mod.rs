@@ -104,6 +104,17 @@ pub struct Session {
     logits: Vec<f32>,
 }
 
+/// Page bounds are of whole keys.
+fn no_reader_of_narrow_keys(plan: &Plan, options: &SessionOptions) -> Result<(), EngineError> {
+    match (&options.read, plan.press().narrows()) {
+        (Some(read), true) => Err(EngineError::Press {
+            press: plan.press().name().to_string(),
+            why: format!("it narrows keys, and reading by {read} needs them whole: use one of the two"),
+        }),
+        _ => Ok(()),
+    }
+}
+
 impl Session {
     /// An empty session.
     ///
@@ -148,6 +159,9 @@ impl Session {
             None => Plan::compile(policy, model.config(), &cache),
         };
         let plan = options.policy.as_ref().map(compile).transpose()?;
+        if let Some(plan) = &plan {
+            no_reader_of_narrow_keys(plan, &options)?;
+        }
         let reader = options.read.clone().map(Reader::new);
         let mut watched = plan.iter().map(|p| p.press().clone()).collect::<Vec<_>>();
         for press in &options.watch {
@@ -264,15 +278,15 @@ impl Session {
         self.history.len() - self.plan.as_ref().map_or(0, |plan| plan.counters.moved_down)
     }
 
-    /// Remove every slot at or beyond a position.
-    fn take_out(&mut self, position: usize) {
+    /// Remove every slot at or beyond a position, after which `seen` tokens are left.
+    fn take_out(&mut self, position: usize, seen: usize) {
         for layer in 0..self.model.config().layers {
-            for head in self.cache.layer_mut(layer).heads_mut() {
-                let keep = head.positions().partition_point(|&p| (p as usize) < position);
-                head.truncate(keep);
-            }
+            self.cache.layer_mut(layer).truncate(position);
         }
         self.watch.truncate(position);
+        if let Some(plan) = &mut self.plan {
+            plan.take_back(seen);
+        }
     }
 
     /// Gather nothing more for the presses named in [`SessionOptions::watch`], and let go of what was gathered for them:
@@ -305,6 +319,9 @@ impl Session {
         };
         if layer >= config.layers || head >= config.kv_heads {
             return Err(bad(format!("the model has {} layers of {} kv heads", config.layers, config.kv_heads)));
+        }
+        if self.cache.is_narrowed() {
+            return Err(bad("a cache whose keys are whole: a press has narrowed the older ones".into()));
         }
         let cache = &mut self.cache.layer_mut(layer).heads_mut()[head];
         if keep.windows(2).any(|w| w[0] >= w[1]) || keep.last().is_some_and(|&s| s as usize >= cache.len()) {
@@ -364,7 +381,7 @@ impl Session {
             }
         }
         let position = seen - (self.seen() - self.next_position()).min(seen);
-        self.take_out(position);
+        self.take_out(position, seen);
         self.history.truncate(seen);
         if seen == 0 {
             self.prefilled = false;
@@ -394,6 +411,13 @@ impl Session {
         if let Some(old) = &self.plan {
             plan.inherit(old);
         }
+        if self.cache.is_narrowed() {
+            return Err(EngineError::Press {
+                press: policy.press.to_string(),
+                why: "the older keys of this cache have lost channels, which it would not see: apply it before, as in composed(snapkv, think)".into(),
+            });
+        }
+        no_reader_of_narrow_keys(&plan, &self.options)?;
         let needs = plan.press().needs();
         if !self.watch.has(&needs) {
             return Err(EngineError::Press {

@@ -1,1 +1,6 @@
 //! Presses that decide by their own logic what stays, rather than by a score and a budget.
+
+pub mod duo_attention;
+pub mod finch;
+pub mod simlayerkv;
+pub mod think;

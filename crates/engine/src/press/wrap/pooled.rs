@@ -54,7 +54,7 @@ impl Press for Ready {
         "pooled"
     }
 
-    super::passes_on!(needs, protects, observe, layer_target, only_at_prefill_end);
+    super::passes_on!(needs, protects, observe, layer_target, only_at_prefill_end, check);
 
     fn score(&self, layer: &LayerView<'_>, scores: &mut Scores) -> Result<(), EngineError> {
         self.inner.score(layer, scores)?;
