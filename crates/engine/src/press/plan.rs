@@ -66,6 +66,9 @@ pub(crate) struct Counters {
     pub last_eviction: Option<usize>,
     /// Set when protection held more than the budget asked for.
     pub held_by_protection: bool,
+    /// Tokens that a press read again.
+    #[serde(default)]
+    pub replayed: u64,
     /// How far positions were moved down by a press that renumbers.
     #[serde(default)]
     pub moved_down: usize,
@@ -101,6 +104,7 @@ impl Plan {
             return Err(refuse("every full-attention layer is skipped: nothing is left to press".into()));
         }
         check_character(policy, press.as_ref(), pressed, config).map_err(&refuse)?;
+        press.check(config)?;
         let protect = policy.protect();
         let floor = (protect.sinks + protect.recents).max(1);
         let own = press.name() == policy.press.name();
@@ -239,7 +243,8 @@ impl Plan {
             Budget::Ratio(share) => seen as f64 * share,
             _ => mean as f64,
         };
-        self.press.layer_target(LayerShare { layer, layers: self.skipped.len(), seen, mean, exact })
+        let rounding = self.policy.rounding;
+        self.press.layer_target(LayerShare { layer, layers: self.skipped.len(), seen, mean, exact, rounding })
     }
 
     /// How many of `left` tokens may be read in one go after `seen` tokens.
@@ -262,6 +267,15 @@ impl Plan {
             _ => left,
         };
         most.min(left).max(1)
+    }
+
+    /// Will the press read the text again once `seen` tokens are in the cache?
+    pub fn replays(&self, seen: usize) -> bool {
+        let over = |layer: usize| seen > self.layer_target(layer, seen);
+        self.press.needs().replay
+            && self.policy.schedule.prefill == PrefillSchedule::End
+            && (0..self.skipped.len())
+                .any(|l| !self.skipped[l] && !self.sliding[l] && (self.press.own_budget() || over(l)))
     }
 
     /// May the press act on this layer now?
@@ -413,10 +427,12 @@ impl Plan {
             model: now.model,
             layer,
             next: now.seen - self.counters.moved_down,
+            since: now.seen.saturating_sub(self.acted[layer]),
             long_rope: now.long_rope,
             target,
             removed,
             rounding: self.policy.rounding,
+            protect: self.policy.protect(),
             heads: cache.heads(),
             state,
         }

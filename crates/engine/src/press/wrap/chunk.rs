@@ -70,7 +70,7 @@ impl Press for Ready {
         "chunk"
     }
 
-    super::passes_on!(needs, layer_target, only_at_prefill_end);
+    super::passes_on!(needs, layer_target, only_at_prefill_end, check);
 
     fn score(&self, layer: &LayerView<'_>, scores: &mut Scores) -> Result<(), EngineError> {
         for first in (0..layer.longest()).step_by(self.length) {

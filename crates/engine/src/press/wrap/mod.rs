@@ -84,9 +84,19 @@ macro_rules! passes_on {
             self.inner.choose(layer, scores, protect)
         }
     };
+    (@ check) => {
+        fn check(&self, config: &crate::model::config::Config) -> Result<(), crate::error::EngineError> {
+            self.inner.check(config)
+        }
+    };
     (@ only_at_prefill_end) => {
         fn only_at_prefill_end(&self) -> Option<&'static str> {
             self.inner.only_at_prefill_end()
+        }
+
+        // whatever limits the press inside limits its wrapper: data of another model, too
+        fn fits(&self, model: &crate::model::Model) -> Result<(), crate::error::EngineError> {
+            self.inner.fits(model)
         }
     };
 }
