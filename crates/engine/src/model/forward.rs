@@ -285,6 +285,7 @@ impl Model {
                     layer,
                     positions: q_positions,
                     hidden: &s.h[hidden],
+                    residual: &s.x[of(c.hidden)],
                     q_unrotated: &s.q_unrotated[unrotated],
                     q,
                     q_meeting: meeting,

@@ -11,11 +11,13 @@
 pub mod attention;
 pub mod budget;
 pub(crate) mod data;
+pub mod data_file;
 pub mod linear;
 pub mod own;
 pub(crate) mod plan;
 pub mod policy;
 pub mod registry;
+pub mod replay;
 pub mod rotation;
 pub mod score;
 pub mod select;
@@ -33,6 +35,7 @@ use serde::Serialize;
 
 use crate::cache::LayerCache;
 use crate::error::EngineError;
+use crate::model::Model;
 use crate::model::config::Config;
 use select::{Keep, Protect};
 
@@ -180,6 +183,31 @@ pub trait Press: Send + Sync {
         Ok(())
     }
 
+    /// For presses that need a replay: what is read again after the text, each on a fork of its own.
+    ///
+    /// Errors: no room in the model's context.
+    fn readings(&self, text: &replay::Text<'_>) -> Result<Vec<replay::Reading>, EngineError> {
+        let _ = text;
+        Ok(Vec::new())
+    }
+
+    /// Look at tokens of a reading that a layer has just read. `cache` is the fork's; what is written into its columns
+    /// `replay_key()/0`, `replay_key()/1`, … (one for each query head of a group) is carried back to the text's slots.
+    fn observe_again(
+        &self,
+        reading: &replay::Reading,
+        piece: &Piece<'_>,
+        cache: &mut LayerCache,
+    ) -> Result<(), EngineError> {
+        let _ = (reading, piece, cache);
+        Ok(())
+    }
+
+    /// Under which name the findings of a replay are kept; names everything they depend on.
+    fn replay_key(&self) -> String {
+        self.name().to_string()
+    }
+
     /// Change what stays before the rest is dropped (merging).
     fn edit(&self, layer: &LayerView<'_>, keep: &Keep, edits: &mut Edits) -> Result<(), EngineError> {
         let _ = (layer, keep, edits);
@@ -196,6 +224,14 @@ pub trait Press: Send + Sync {
     /// Does it take channels from keys rather than tokens from the cache?
     fn narrows(&self) -> bool {
         false
+    }
+
+    /// Was its data made for this very model? Its shape has been held against the model's by `check`.
+    ///
+    /// Errors: data of another model or press.
+    fn fits(&self, model: &Model) -> Result<(), EngineError> {
+        let _ = model;
+        Ok(())
     }
 
     /// How far a decision reaches.

@@ -67,6 +67,9 @@ pub(crate) struct Counters {
     pub last_eviction: Option<usize>,
     /// Set when protection held more than the budget asked for.
     pub held_by_protection: bool,
+    /// Tokens that a press read again.
+    #[serde(default)]
+    pub replayed: u64,
     /// How far positions were moved down by a press that renumbers.
     #[serde(default)]
     pub moved_down: usize,
@@ -278,6 +281,15 @@ impl Plan {
         most.min(left).max(1)
     }
 
+    /// Will the press read the text again once `seen` tokens are in the cache?
+    pub fn replays(&self, seen: usize) -> bool {
+        let over = |layer: usize| seen > self.layer_target(layer, seen);
+        self.press.needs().replay
+            && self.policy.schedule.prefill == PrefillSchedule::End
+            && (0..self.skipped.len())
+                .any(|l| !self.skipped[l] && !self.sliding[l] && (self.press.own_budget() || over(l)))
+    }
+
     /// May the press act on this layer now?
     fn due(&self, layer: usize, cache: &LayerCache, now: &Now<'_>) -> bool {
         let (held, target) = (held(cache), self.layer_target(layer, now.seen));
@@ -432,6 +444,7 @@ impl Plan {
             target,
             removed,
             rounding: self.policy.rounding,
+            protect: self.policy.protect(),
             heads: cache.heads(),
             state,
         }

@@ -60,6 +60,28 @@ pub enum PressSpec {
     Compactor(score::compactor::Compactor),
     /// SnapKV with budgets that shrink with depth (arXiv 2406.02069).
     Pyramidkv(score::pyramidkv::PyramidKv),
+    /// Keep what repeating the text needs (arXiv 2505.23416).
+    Kvzip(own::kvzip::KvZip),
+    /// Keep what a second reading attends to (arXiv 2509.05165).
+    Kvcompose(own::kvcompose::KvCompose),
+    /// Keep what trained gates expect kvzip to keep (arXiv 2601.17668).
+    FastKvzip(own::fast_kvzip::FastKvZip),
+    /// Keep what the outputs of the last queries would miss most (openreview MqfNzH3TVH).
+    Dropkv(score::dropkv::DropKv),
+    /// Keep what is attended to and not said again later (arXiv 2505.24133).
+    RKv(score::r_kv::RKv),
+    /// Keep the newest and what they attend to (arXiv 2503.00979).
+    Morphkv(score::morphkv::MorphKv),
+    /// Keep what queries to come will meet, by frequency (arXiv 2604.04921).
+    Triattention(score::triattention::TriAttention),
+    /// Keep values of high leverage, weighted by the mean query (arXiv 2604.25975).
+    Cap(score::cap::Cap),
+    /// Keep keys along the queries' main direction, from a file (arXiv 2503.02812).
+    Qfilter(score::qfilter::QFilter),
+    /// Expected attention with moments from a file (arXiv 2510.00636).
+    ExpectedAttentionStats(score::expected_attention_stats::ExpectedAttentionStats),
+    /// Keep what a small trained net expects kvzip+ to keep (arXiv 2601.07891).
+    Kvzap(score::kvzap::KvZap),
     /// One pool of slots for the heads of a layer (arXiv 2407.11550).
     Adakv(wrap::adakv::AdaKv),
     /// One pool of slots for all layers and heads.
@@ -120,6 +142,17 @@ macro_rules! of_each {
             PressSpec::NonCausalAttention($p) => $call,
             PressSpec::Compactor($p) => $call,
             PressSpec::Pyramidkv($p) => $call,
+            PressSpec::Kvzip($p) => $call,
+            PressSpec::Kvcompose($p) => $call,
+            PressSpec::FastKvzip($p) => $call,
+            PressSpec::Dropkv($p) => $call,
+            PressSpec::RKv($p) => $call,
+            PressSpec::Morphkv($p) => $call,
+            PressSpec::Triattention($p) => $call,
+            PressSpec::Cap($p) => $call,
+            PressSpec::Qfilter($p) => $call,
+            PressSpec::ExpectedAttentionStats($p) => $call,
+            PressSpec::Kvzap($p) => $call,
             PressSpec::Adakv($p) => $call,
             PressSpec::Pooled($p) => $call,
             PressSpec::Criticalkv($p) => $call,
@@ -220,8 +253,15 @@ impl PressSpec {
 
     /// Numbers that it keeps beside each slot while it may act: attention mass, or a column of its own.
     pub(crate) fn columns(&self) -> usize {
-        let own =
-            |spec: &PressSpec| matches!(spec.scorer(), PressSpec::NonCausalAttention(_) | PressSpec::Compactor(_));
+        let own = |spec: &PressSpec| {
+            matches!(
+                spec.scorer(),
+                PressSpec::NonCausalAttention(_)
+                    | PressSpec::Compactor(_)
+                    | PressSpec::Kvzap(_)
+                    | PressSpec::FastKvzip(_)
+            )
+        };
         let columns = own(self) || self.parts().iter().any(own);
         usize::from(columns) + usize::from(self.build().is_ok_and(|p| p.needs().attention_mass))
     }

@@ -9,6 +9,7 @@ pub mod control;
 pub mod forecast;
 mod gathered;
 mod interrupted;
+mod replay;
 mod snapshot;
 mod stats;
 
@@ -25,7 +26,7 @@ use crate::model::Model;
 use crate::press::plan::{Moment, Now, Plan};
 use crate::press::policy::Policy;
 use crate::press::select::Protect;
-use crate::press::watch::Watch;
+use crate::press::watch::{LayerState, Watch};
 use crate::press::{Press, PressSpec, Scores};
 use crate::read::{ReadPolicy, Reader};
 use batch::{BatchItem, Buffers, forward_batch};
@@ -167,6 +168,10 @@ impl Session {
         for press in &options.watch {
             watched.push(press.build()?);
         }
+        for press in &watched {
+            press.check(model.config())?;
+            press.fits(&model)?;
+        }
         let watch = Watch::new(watched, model.config());
         Ok(Session {
             model,
@@ -183,6 +188,16 @@ impl Session {
             interrupted: Interrupted::default(),
             logits: Vec::new(),
         })
+    }
+
+    /// Let something else look at the text while it is read.
+    pub(crate) fn watch_with(&mut self, watch: Watch) {
+        self.watch = watch;
+    }
+
+    /// What has been gathered, by layer.
+    pub(crate) fn gathered(&self) -> &[LayerState] {
+        self.watch.layers()
     }
 
     /// The model.
@@ -391,7 +406,8 @@ impl Session {
     }
 
     /// Scores that a policy's press gives the slots of a layer now, one row a head, as [`compress`](Self::compress)
-    /// would see them; with the slots that stay whatever their score.
+    /// would see them; with the slots that stay whatever their score. A press that reads the text again does so for each
+    /// call, unless [`replay`](Self::replay) has prepared it.
     ///
     /// Errors: as `compress`, and a layer that does not exist.
     pub fn press_scores(&self, layer: usize, policy: &Policy) -> Result<(Scores, Protect), EngineError> {
@@ -401,6 +417,13 @@ impl Session {
             value: layer.to_string(),
             allowed: format!("0 to {}", self.cache.layers().len() - 1),
         })?;
+        if plan.press().needs().replay && !self.has_replayed(plan.press().as_ref()) {
+            let readings = self.readings(plan.press().as_ref(), &self.history)?;
+            let progress = replay::Progress { done: 0, total: 0 };
+            let read = self.read_again(plan.press(), &readings, (progress, &mut Control::default()))?;
+            let scores = plan.scores(layer, &read.layers()[layer], &self.now(), &self.watch.layers()[layer])?;
+            return Ok((scores, plan.protects(self.seen())));
+        }
         let scores = plan.scores(layer, cache, &self.now(), &self.watch.layers()[layer])?;
         Ok((scores, plan.protects(self.seen())))
     }
@@ -418,6 +441,7 @@ impl Session {
             });
         }
         no_reader_of_narrow_keys(&plan, &self.options)?;
+        plan.press().fits(&self.model)?;
         let needs = plan.press().needs();
         if !self.watch.has(&needs) {
             return Err(EngineError::Press {
@@ -446,8 +470,19 @@ impl Session {
     /// Errors: a policy that this model cannot carry out, a press whose needs were not gathered (name it in
     /// [`SessionOptions::watch`]).
     pub fn compress(&mut self, policy: &Policy) -> Result<Compression, EngineError> {
+        self.compress_with(policy, &mut Control::default())
+    }
+
+    /// The same, with progress and a way to stop for presses that read the text again.
+    ///
+    /// Errors: as `compress`; cancellation, which leaves the session as it was.
+    pub fn compress_with(&mut self, policy: &Policy, control: &mut Control<'_>) -> Result<Compression, EngineError> {
         let mut plan = self.plan_for(policy)?;
         let (before, evicted) = (self.cache.bytes(), plan.counters.evicted);
+        let replays = plan.press().needs().replay;
+        if replays && plan.replays(self.seen()) {
+            plan.counters.replayed += self.ensure_replayed(plan.press(), control)? as u64;
+        }
         let now = Now {
             model: &self.model,
             seen: self.history.len(),
@@ -455,6 +490,9 @@ impl Session {
             long_rope: self.long_rope.unwrap_or(false),
         };
         plan.act_now(&mut self.cache, &now, &self.watch)?;
+        if replays {
+            self.drop_replay(plan.press().as_ref());
+        }
         let after = self.cache.bytes();
         let evicted = plan.counters.evicted - evicted;
         self.plan = Some(plan);

@@ -83,6 +83,9 @@ impl Session {
                     "what was gathered for press {name} still counts tokens that were taken back: its sums cannot forget"
                 ));
             }
+            if plan.counters.replayed > 0 {
+                notes.push(format!("press {name} read {} tokens again to judge the text", plan.counters.replayed));
+            }
             if plan.unbounded() {
                 notes.push("skipped layers grow with the text: this cache is not bounded".to_string());
             }

@@ -110,6 +110,11 @@ macro_rules! passes_on {
         fn only_at_prefill_end(&self) -> Option<&'static str> {
             self.inner.only_at_prefill_end()
         }
+
+        // whatever limits the press inside limits its wrapper: data of another model, too
+        fn fits(&self, model: &crate::model::Model) -> Result<(), crate::error::EngineError> {
+            self.inner.fits(model)
+        }
     };
 }
 pub(crate) use passes_on;

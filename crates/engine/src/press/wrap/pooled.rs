@@ -73,7 +73,7 @@ impl Press for Ready {
         let mut total = 0;
         for (layer, scores) in layers {
             check_scores(layer, scores)?;
-            let protect = self.inner.protects(layer.target);
+            let protect = layer.protect.and(self.inner.protects(layer.target));
             total += layer.target * layer.heads.len();
             for (head, row) in layer.heads.iter().zip(scores.rows()) {
                 heads.push(PoolHead { scores: row, positions: head.positions(), protect });
