@@ -523,7 +523,10 @@ fn think_narrows_old_keys_and_frees_their_bytes() {
     let b = run(&mut session, &ids(9));
     assert!(a.iter().zip(&b).all(|(x, y)| x.to_bits() == y.to_bits()));
     // tokens first, channels of what is left then
-    let both = pressed(&whole, &Policy { recents: 16, ..bare("composed(snapkv(window_size=8), think)", "50%") });
+    let both = pressed(
+        &whole,
+        &Policy { recents: 16, ..bare("composed(snapkv(window_size=8), think(window_size=8))", "50%") },
+    );
     for (layer, cache) in both.cache().layers().iter().enumerate() {
         assert_eq!(cache.lens(), vec![250; config.kv_heads], "layer {layer}");
         assert_eq!(cache.narrow().unwrap().key_dim(), 16);
