@@ -1,5 +1,5 @@
 //! Presses with a rule of their own, each against a few plain lines that say the same.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::manual_range_contains)]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! Presses that read the text again: their exact rule against a scalar twin, and what a replay may not disturb.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::needless_range_loop, clippy::manual_range_contains)]
 
 mod common;
 

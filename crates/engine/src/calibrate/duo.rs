@@ -84,7 +84,7 @@ pub(super) fn run(texts: &mut Texts<'_, '_>) -> Result<Vec<Tensor>, EngineError>
             table
         })
         .collect();
-    texts.read(&[gather.clone()], |_, _| {
+    texts.read(&[gather.clone() as Arc<dyn Press>], |_, _| {
         let mut layers = gather.layers.lock().map_err(|_| EngineError::Poisoned)?;
         for (layer, sums) in layers.iter_mut().enumerate() {
             let sums = std::mem::take(sums);

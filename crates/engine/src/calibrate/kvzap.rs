@@ -148,7 +148,7 @@ pub(super) fn run(texts: &mut Texts<'_, '_>) -> Result<(Vec<Tensor>, Vec<f64>), 
     let mut sums = vec![Sums::new(c.hidden, c.kv_heads); c.layers];
     let hidden = Arc::new(Hidden { layers: Mutex::new(vec![Vec::new(); c.layers]) });
     let teacher = PressSpec::Kvzip(KvZip { plus: true, ..KvZip::default() });
-    texts.read(&[hidden.clone()], |session, control| {
+    texts.read(&[hidden.clone() as Arc<dyn Press>], |session, control| {
         let labels = labels(session, &teacher, control)?;
         let mut layers = hidden.layers.lock().map_err(|_| EngineError::Poisoned)?;
         for ((inputs, sums), labels) in layers.iter_mut().zip(&mut sums).zip(&labels) {

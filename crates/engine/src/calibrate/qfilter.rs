@@ -93,7 +93,7 @@ pub(super) fn run(texts: &mut Texts<'_, '_>) -> Result<Vec<Tensor>, EngineError>
     let tokens: usize = texts.sequences.iter().map(Vec::len).sum();
     let layers = Mutex::new((0..c.layers).map(|_| Layer::default()).collect());
     let gather = Arc::new(Gather { layers, stride: tokens.div_ceil(VOTERS) as u32 });
-    texts.read(&[gather.clone()], |_, _| Ok(()))?;
+    texts.read(&[gather.clone() as Arc<dyn Press>], |_, _| Ok(()))?;
     let layers = gather.layers.lock().map_err(|_| EngineError::Poisoned)?;
     let values = layers.iter().flat_map(|layer| (0..c.kv_heads).flat_map(|head| layer.filter(&c, head))).collect();
     Ok(vec![Tensor { name: "q_filters".into(), shape: vec![c.layers, c.kv_heads, c.head_dim], values }])
