@@ -6,6 +6,7 @@
 //! One loaded [`Model`] serves many [`Session`]s; all state lives in the session.
 
 pub mod cache;
+pub mod calibrate;
 pub mod error;
 pub mod export;
 pub mod hook;

@@ -1,4 +1,5 @@
 //! The forecast of a cache's bytes against what a session measures, for every family and kind of budget.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -247,12 +247,8 @@ fn kept_sets_scores_and_continuations_are_those_of_the_reference() {
         let file = tensors(&path.with_extension("safetensors"));
         let cases = json["cases"].as_array().unwrap();
         let tensors = path.with_extension("safetensors");
-        let cases: Vec<Case<'_>> = cases
-            .iter()
-            .enumerate()
-            .filter(|(_, json)| json["name"] != "think")
-            .map(|(number, json)| case(number, json, &tensors))
-            .collect();
+        let cases: Vec<Case<'_>> =
+            cases.iter().enumerate().map(|(number, json)| case(number, json, &tensors)).collect();
         // one dense text serves every case that leaves the same first tokens out of its moments
         let mut groups = BTreeMap::<usize, Vec<&Case<'_>>>::new();
         for case in &cases {

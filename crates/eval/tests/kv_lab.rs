@@ -1,4 +1,5 @@
 //! The laboratory on tiny real models: what every measurement has to satisfy, whatever the press.
+#![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 use std::sync::Arc;

@@ -18,6 +18,14 @@ pub enum FileError {
         /// The operating system's answer.
         source: std::io::Error,
     },
+    /// A NumPy array that cannot be used.
+    #[error("{}: {why}", path.display())]
+    Npy {
+        /// File.
+        path: PathBuf,
+        /// What is wrong, and what would do.
+        why: String,
+    },
     /// The file does not begin with the letters GGUF.
     #[error("{}: not a GGUF file (it begins with {magic:02x?}, not \"GGUF\"); give the path of a .gguf file, or of a folder with config.json", path.display())]
     NotGguf {
@@ -186,6 +194,7 @@ impl FileError {
     pub fn path(&self) -> &Path {
         match self {
             FileError::Io { path, .. }
+            | FileError::Npy { path, .. }
             | FileError::NotGguf { path, .. }
             | FileError::BigEndian { path, .. }
             | FileError::Version { path, .. }

@@ -16,6 +16,7 @@ mod json;
 mod layout;
 mod model_files;
 pub mod names;
+pub mod npy;
 pub mod quantize;
 pub mod safetensors_file;
 

@@ -101,7 +101,7 @@ proptest! {
         let got = everywhere(&x, |pool, isa, x| hadamard(pool, isa, x, dim));
         for (got, x) in got.chunks(dim).zip(x.chunks(dim)) {
             // Entry (i, j) is the sign that the parity of the common bits of i and j gives.
-            let entry = |i: usize, j: usize| if (i & j).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+            let entry = |i: usize, j: usize| if (i & j).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
             let sum = |i: usize| (0..dim).map(|j| entry(i, j) * f64::from(x[j])).sum::<f64>() / (dim as f64).sqrt();
             assert_near(got, (0..dim).map(sum), 2e-6);
             let mut one = x.to_vec();

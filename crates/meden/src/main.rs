@@ -11,6 +11,7 @@ mod load;
 mod output;
 mod progress;
 mod prompt;
+mod repeat;
 mod shown;
 mod signals;
 mod summary;

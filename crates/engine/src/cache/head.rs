@@ -131,6 +131,11 @@ impl HeadCache {
         self.columns = Vec::new();
     }
 
+    /// Drop the column of that name.
+    pub(crate) fn drop_column(&mut self, name: &str) {
+        self.columns.retain(|c| c.name != name);
+    }
+
     /// Data kept about each page under that name (all `None` at first).
     pub fn side_mut(&mut self, name: &'static str) -> &mut [Option<Vec<f32>>] {
         let at = match self.sides.iter().position(|s| s.name == name) {

@@ -5,10 +5,11 @@
 
 pub mod head;
 pub mod kinds;
+pub mod narrow;
 pub mod rotation;
 pub mod stats;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use meden_kernels::attention::{HeadView, PageLayout};
 use meden_kernels::mem::Slab;
@@ -16,6 +17,7 @@ use meden_kernels::mem::Slab;
 use crate::model::config::Config;
 use head::HeadCache;
 use kinds::KvTypes;
+use narrow::Narrow;
 use rotation::KvRotation;
 
 /// Free pages that a slab keeps resident for reuse are its own business; the cache counts pages it holds.
@@ -23,8 +25,29 @@ use rotation::KvRotation;
 pub struct KvCache {
     layers: Vec<LayerCache>,
     slab: Arc<Slab>,
+    slabs: Slabs,
     kv_type: KvTypes,
     rotation: Option<KvRotation>,
+}
+
+/// Slabs of one cache and its forks, one for each size of page.
+#[derive(Clone)]
+struct Slabs(Arc<Mutex<Vec<Arc<Slab>>>>);
+
+impl Slabs {
+    fn of(&self, page_bytes: usize) -> Arc<Slab> {
+        let mut slabs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slab) = slabs.iter().find(|slab| slab.page_bytes() == page_bytes) {
+            return slab.clone();
+        }
+        slabs.push(Slab::new(page_bytes));
+        slabs[slabs.len() - 1].clone()
+    }
+
+    fn peak_bytes(&self) -> usize {
+        let slabs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        slabs.iter().map(|slab| slab.peak_pages() * slab.page_bytes()).sum()
+    }
 }
 
 /// One layer's heads.
@@ -32,22 +55,28 @@ pub struct KvCache {
 pub struct LayerCache {
     heads: Vec<HeadCache>,
     window: Option<u32>,
+    /// Older tokens, with fewer channels a key.
+    narrow: Option<Narrow>,
+    slabs: Slabs,
 }
 
 impl KvCache {
     /// An empty cache for a model. With a rotation the heads' width has to be a power of two.
     pub fn new(config: &Config, kv_type: KvTypes, rotation: Option<KvRotation>) -> KvCache {
         let layout = PageLayout::new(config.head_dim, config.head_dim, kv_type.key, kv_type.value);
-        let slab = Slab::new(layout.page_bytes());
+        let slabs = Slabs(Arc::default());
+        let slab = slabs.of(layout.page_bytes());
         let layers = (0..config.layers)
             .map(|layer| LayerCache {
                 heads: (0..config.kv_heads)
                     .map(|_| HeadCache::new(layout, slab.clone()).with_rotation(rotation))
                     .collect(),
                 window: config.attention[layer].window,
+                narrow: None,
+                slabs: slabs.clone(),
             })
             .collect();
-        KvCache { layers, slab, kv_type, rotation }
+        KvCache { layers, slab, slabs, kv_type, rotation }
     }
 
     /// Layers, in order.
@@ -77,10 +106,22 @@ impl KvCache {
 
     /// Bytes of all data pages and of what travels beside them.
     pub fn bytes(&self) -> (usize, usize) {
+        let lists = self.layers.iter().filter_map(|l| l.narrow.as_ref()).map(Narrow::list_bytes).sum();
         self.layers
             .iter()
-            .flat_map(|l| &l.heads)
-            .fold((0, 0), |(pages, meta), h| (pages + h.page_bytes(), meta + h.metadata_bytes()))
+            .flat_map(|l| l.heads.iter().chain(l.narrow_heads()))
+            .fold((0, lists), |(pages, meta), h| (pages + h.page_bytes(), meta + h.metadata_bytes()))
+    }
+
+    /// Most bytes of pages in use at once so far, forks counted together; where there are pages of two sizes, the sum of
+    /// the most of each.
+    pub fn peak_page_bytes(&self) -> usize {
+        self.slabs.peak_bytes()
+    }
+
+    /// Are there tokens whose keys lost channels?
+    pub fn is_narrowed(&self) -> bool {
+        self.layers.iter().any(|l| l.narrow.is_some())
     }
 
     /// A cache with the same contents whose pages are shared until one side writes.
@@ -95,6 +136,51 @@ impl LayerCache {
         &self.heads
     }
 
+    /// Older tokens whose keys lost channels, if a press has taken some.
+    pub fn narrow(&self) -> Option<&Narrow> {
+        self.narrow.as_ref()
+    }
+
+    fn narrow_heads(&self) -> &[HeadCache] {
+        self.narrow.as_ref().map_or(&[], Narrow::heads)
+    }
+
+    /// Slots of each head, narrow ones included.
+    pub fn lens(&self) -> Vec<usize> {
+        let narrow = |number: usize| self.narrow_heads().get(number).map_or(0, HeadCache::len);
+        self.heads.iter().enumerate().map(|(number, head)| head.len() + narrow(number)).collect()
+    }
+
+    /// Move all but the newest `whole` slots of each head to keys of these channels (those of an earlier call, where
+    /// there was one). Returns the slots moved, or nothing if the earlier lists have another length.
+    pub(crate) fn narrow_keys(&mut self, channels: Vec<Vec<u32>>, whole: usize) -> Option<usize> {
+        let slabs = &self.slabs;
+        let layout = self.heads.first()?.layout();
+        let width = channels.first().map_or(0, Vec::len);
+        let narrow = self.narrow.get_or_insert_with(|| Narrow::new(channels, layout, |bytes| slabs.of(bytes)));
+        if narrow.key_dim() != width {
+            return None;
+        }
+        let heads = self.heads.iter_mut().enumerate();
+        Some(heads.map(|(number, head)| narrow.take(number, head, head.len().saturating_sub(whole))).sum())
+    }
+
+    /// An empty narrow part of a saved session, to be filled.
+    pub(crate) fn open_narrow(&mut self, channels: Vec<Vec<u32>>) -> Option<&mut Narrow> {
+        let slabs = &self.slabs;
+        let layout = self.heads.first()?.layout();
+        Some(self.narrow.insert(Narrow::new(channels, layout, |bytes| slabs.of(bytes))))
+    }
+
+    /// Drop every slot at or beyond a position.
+    pub(crate) fn truncate(&mut self, position: usize) {
+        let narrow = self.narrow.as_mut().map_or(&mut [][..], Narrow::heads_mut);
+        for head in self.heads.iter_mut().chain(narrow) {
+            let keep = head.positions().partition_point(|&p| (p as usize) < position);
+            head.truncate(keep);
+        }
+    }
+
     /// Heads for writing.
     pub fn heads_mut(&mut self) -> &mut [HeadCache] {
         &mut self.heads
@@ -105,9 +191,9 @@ impl LayerCache {
         self.window
     }
 
-    /// Longest head.
+    /// Longest head, narrow slots included.
     pub fn max_len(&self) -> usize {
-        self.heads.iter().map(HeadCache::len).max().unwrap_or(0)
+        self.lens().into_iter().max().unwrap_or(0)
     }
 
     /// Append the keys and values of some tokens. `keys` and `values` are `(tokens, kv_heads, head_dim)`.

@@ -7,6 +7,7 @@ use meden_kernels::attention::{AttendInput, AttendParams, AttendScratch, HeadVie
 use meden_kernels::matmul::{Activations, Matrix, Needs, matmul, matmul_many};
 use meden_kernels::ops;
 
+use super::attend::{Both, Queries};
 use super::config::Activation;
 use super::rope::RopeTable;
 use super::{Block, Linear, Model};
@@ -41,6 +42,7 @@ pub(crate) struct Scratch {
     activations: Option<Activations>,
     attend: AttendScratch,
     views: Vec<HeadView<'static>>, // empty between calls
+    both: Both,
 }
 
 /// Rows of logits computed at a time, so that a long text with a large vocabulary needs little memory.
@@ -244,29 +246,36 @@ impl Model {
                 s.lse.resize(segment.ids.len() * c.q_heads, 0.0);
             }
             let lse = (!s.lse.is_empty()).then_some(&mut s.lse[..]);
-            // Mass by column is about every slot.
-            let whole = lse.is_some();
-            let read = |heads: &[HeadView<'_>]| {
-                let input = AttendInput { q: meeting, q_positions, q_heads: c.q_heads, heads, params };
-                attend(pool, isa, &input, &mut *z, lse, &mut s.attend)
-            };
-            match segment.reader.as_deref_mut() {
-                Some(reader) if !whole => {
-                    reader.with_views(layer, segment.cache.layer_mut(layer), (isa, meeting), read)?;
-                }
-                reader => {
-                    if let Some(reader) = reader {
-                        reader.dense(&segment.cache.layers()[layer]);
+            if let Some(narrow) = segment.cache.layers()[layer].narrow() {
+                // neither turned keys nor a reader of some pages come together with narrow keys
+                let queries = Queries { rows: q, positions: q_positions, params };
+                let cache = &segment.cache.layers()[layer];
+                self.attend_both((cache, narrow), &queries, (z, lse), &mut s.attend, &mut s.both)?;
+            } else {
+                // Mass by column is about every slot.
+                let whole = lse.is_some();
+                let read = |heads: &[HeadView<'_>]| {
+                    let input = AttendInput { q: meeting, q_positions, q_heads: c.q_heads, heads, params };
+                    attend(pool, isa, &input, &mut *z, lse, &mut s.attend)
+                };
+                match segment.reader.as_deref_mut() {
+                    Some(reader) if !whole => {
+                        reader.with_views(layer, segment.cache.layer_mut(layer), (isa, meeting), read)?;
                     }
-                    let mut heads = reuse(std::mem::take(&mut s.views));
-                    heads.extend(segment.cache.layers()[layer].views());
-                    let attended = read(&heads);
-                    s.views = reuse(heads);
-                    attended?;
+                    reader => {
+                        if let Some(reader) = reader {
+                            reader.dense(&segment.cache.layers()[layer]);
+                        }
+                        let mut heads = reuse(std::mem::take(&mut s.views));
+                        heads.extend(segment.cache.layers()[layer].views());
+                        let attended = read(&heads);
+                        s.views = reuse(heads);
+                        attended?;
+                    }
                 }
-            }
-            if let Some(rotation) = rotation {
-                rotation.turn_all((pool, isa), z, dim);
+                if let Some(rotation) = rotation {
+                    rotation.turn_all((pool, isa), z, dim);
+                }
             }
             if !segment.watch.is_idle() {
                 let unrotated = if segment.watch.wants_unrotated() { of(q_width) } else { 0..0 };
@@ -276,6 +285,7 @@ impl Model {
                     layer,
                     positions: q_positions,
                     hidden: &s.h[hidden],
+                    residual: &s.x[of(c.hidden)],
                     q_unrotated: &s.q_unrotated[unrotated],
                     q,
                     q_meeting: meeting,

@@ -1,5 +1,6 @@
 //! A loaded model: weights, thread pool, and nothing that changes while it runs.
 
+mod attend;
 pub mod config;
 mod config_gguf;
 mod config_hf;

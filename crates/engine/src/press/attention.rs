@@ -1,7 +1,7 @@
 //! Attention of the newest queries, as presses read it: from the kernel's own passes, a column at a time.
 
 use meden_kernels::attention::{
-    AttendInput, AttendParams, AttendScratch, Columns, Reduce, attend_lse, attention_columns,
+    AttendInput, AttendParams, AttendScratch, Columns, Reduce, attend, attend_lse, attention_columns,
 };
 
 use super::view::LayerView;
@@ -31,6 +31,35 @@ pub fn recent<'a>(layer: &LayerView<'a>, press: &str, window: usize) -> Result<R
 pub fn params(layer: &LayerView<'_>) -> AttendParams {
     let c = layer.config();
     AttendParams { scale: c.attention_scale, softcap: c.attention_softcap, window: c.attention[layer.layer].window }
+}
+
+/// What some queries read.
+pub struct Outputs {
+    /// Weighted means of the values, `(queries, q_heads, head_dim)`.
+    pub rows: Vec<f32>,
+    /// Logarithm of each row's sum of exponentials, `(queries, q_heads)`.
+    pub lse: Vec<f32>,
+}
+
+/// Let some queries attend to the slots.
+pub fn attended(layer: &LayerView<'_>, queries: &Recent<'_>) -> Result<Outputs, EngineError> {
+    let c = layer.config();
+    let (pool, isa) = (layer.model.pool(), layer.model.isa());
+    let views: Vec<_> = layer.heads.iter().map(HeadCache::view).collect();
+    let rotation = layer.heads.first().and_then(HeadCache::rotation);
+    let mut q = queries.rows.to_vec();
+    if let Some(rotation) = rotation {
+        rotation.turn_all((pool, isa), &mut q, c.head_dim);
+    }
+    let input =
+        AttendInput { q: &q, q_positions: queries.positions, q_heads: c.q_heads, heads: &views, params: params(layer) };
+    let mut rows = vec![0f32; q.len()];
+    let mut lse = vec![0f32; queries.positions.len() * c.q_heads];
+    attend(pool, isa, &input, &mut rows, Some(&mut lse), &mut AttendScratch::default())?;
+    if let Some(rotation) = rotation {
+        rotation.turn_all((pool, isa), &mut rows, c.head_dim);
+    }
+    Ok(Outputs { rows, lse })
 }
 
 /// Attention that each slot receives from some queries, reduced over the queries (each times its weight): one row a

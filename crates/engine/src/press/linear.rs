@@ -4,6 +4,7 @@ use meden_kernels::matmul::{Activations, Matrix, matmul};
 
 use super::view::LayerView;
 use crate::error::EngineError;
+use crate::model::Model;
 
 /// A lower Cholesky factor of a symmetric matrix `(n, n)`, or `None` where it is not positive definite.
 pub fn cholesky(matrix: &[f64], n: usize) -> Option<Vec<f64>> {
@@ -23,6 +24,19 @@ pub fn cholesky(matrix: &[f64], n: usize) -> Option<Vec<f64>> {
         }
     }
     Some(l)
+}
+
+/// Solve `L Lᵀ x = b` in place.
+pub fn solve(l: &[f64], x: &mut [f64]) {
+    let n = x.len();
+    for i in 0..n {
+        let dot: f64 = (0..i).map(|k| l[i * n + k] * x[k]).sum();
+        x[i] = (x[i] - dot) / l[i * n + i];
+    }
+    for i in (0..n).rev() {
+        let dot: f64 = (i + 1..n).map(|k| l[k * n + i] * x[k]).sum();
+        x[i] = (x[i] - dot) / l[i * n + i];
+    }
 }
 
 /// `|L⁻¹ x|²`, which is `xᵀ (L Lᵀ)⁻¹ x`.
@@ -48,9 +62,44 @@ pub fn product(layer: &LayerView<'_>, rows: &[f32], matrix: Vec<f32>, k: usize) 
     Ok(out)
 }
 
+/// A small trained layer, `y = W x + b`.
+pub struct Trained {
+    weight: Matrix,
+    bias: Vec<f32>,
+}
+
+impl Trained {
+    /// From a weight `(outputs, inputs)` and a bias `(outputs)`, empty for none.
+    pub fn new(model: &Model, weight: &[f32], bias: &[f32], inputs: usize) -> Result<Trained, EngineError> {
+        let weight = Matrix::from_f32(weight.len() / inputs, inputs, weight.to_vec(), model.isa())?;
+        Ok(Trained { weight, bias: bias.to_vec() })
+    }
+
+    /// `(rows, inputs)` to `(rows, outputs)`.
+    pub fn apply(&self, model: &Model, rows: &[f32]) -> Result<Vec<f32>, EngineError> {
+        let (inputs, outputs) = (self.weight.cols(), self.weight.rows());
+        let mut out = vec![0f32; rows.len() / inputs * outputs];
+        let mut activations = Activations::new();
+        activations.set(model.pool(), rows, inputs, model.isa());
+        matmul(model.pool(), &activations, &self.weight, &mut out)?;
+        if !self.bias.is_empty() {
+            for row in out.chunks_exact_mut(outputs) {
+                row.iter_mut().zip(&self.bias).for_each(|(y, b)| *y += b);
+            }
+        }
+        Ok(out)
+    }
+}
+
 /// The norm of what each value adds to the stream, `|Wo_h v_j|` with p = 1 or 2, averaged over the query heads of the
 /// kv head: one row a kv head.
 pub fn projected_norms(layer: &LayerView<'_>, p: u32) -> Result<Vec<Vec<f32>>, EngineError> {
+    let group = layer.group();
+    Ok(super::attention::group_mean(&projected_norms_by_query_head(layer, p)?, group))
+}
+
+/// The same, one row a query head.
+pub fn projected_norms_by_query_head(layer: &LayerView<'_>, p: u32) -> Result<Vec<Vec<f32>>, EngineError> {
     let c = layer.config();
     let (dim, hidden, group) = (c.head_dim, c.hidden, c.group());
     let output = &layer.model.blocks[layer.layer].attention.o.weight; // (hidden, q_heads * head_dim)
@@ -58,11 +107,11 @@ pub fn projected_norms(layer: &LayerView<'_>, p: u32) -> Result<Vec<Vec<f32>>, E
     for (r, row) in whole.chunks_exact_mut(output.cols()).enumerate() {
         output.row(r, row);
     }
-    let mut norms = Vec::with_capacity(layer.heads.len());
+    let mut norms = Vec::with_capacity(c.q_heads);
     for (number, head) in layer.heads.iter().enumerate() {
         let values = head.values();
-        let mut row = vec![0f32; head.len()];
         for q_head in number * group..(number + 1) * group {
+            let mut row = vec![0f32; head.len()];
             let slice: Vec<f32> =
                 whole.chunks_exact(output.cols()).flat_map(|r| &r[q_head * dim..(q_head + 1) * dim]).copied().collect();
             let matrix = Matrix::from_f32(hidden, dim, slice, layer.model.isa())?;
@@ -77,11 +126,11 @@ pub fn projected_norms(layer: &LayerView<'_>, p: u32) -> Result<Vec<Vec<f32>>, E
                         1 => added.iter().map(|x| x.abs()).sum::<f32>(),
                         _ => added.iter().map(|x| x * x).sum::<f32>().sqrt(),
                     };
-                    *norm += sum / group as f32;
+                    *norm = sum;
                 }
             }
+            norms.push(row);
         }
-        norms.push(row);
     }
     Ok(norms)
 }

@@ -10,11 +10,14 @@
 
 pub mod attention;
 pub mod budget;
+pub(crate) mod data;
+pub mod data_file;
 pub mod linear;
 pub mod own;
 pub(crate) mod plan;
 pub mod policy;
 pub mod registry;
+pub mod replay;
 pub mod rotation;
 pub mod score;
 pub mod select;
@@ -32,6 +35,8 @@ use serde::Serialize;
 
 use crate::cache::LayerCache;
 use crate::error::EngineError;
+use crate::model::Model;
+use crate::model::config::Config;
 use select::{Keep, Protect};
 
 /// What a press reads. The engine computes and keeps nothing that no press asked for.
@@ -120,17 +125,19 @@ pub enum Scope {
 
 /// Where a layer stands among those that a press acts on.
 #[derive(Clone, Copy, Debug)]
-pub struct LayerShare {
+pub struct LayerShare<'a> {
     /// The layer.
     pub layer: usize,
-    /// Layers of the model.
-    pub layers: usize,
+    /// The layers that the press acts on, ascending: not those that are skipped or slide.
+    pub pressed: &'a [usize],
     /// Tokens seen.
     pub seen: usize,
     /// Slots a head of each layer, were all alike.
     pub mean: usize,
     /// The same before rounding: tokens seen times the kept share, where the budget is a share.
     pub exact: f64,
+    /// How a share becomes a number of slots.
+    pub rounding: policy::Rounding,
 }
 
 /// A rule that decides what stays. Three methods are required; the others have defaults that suit a scorer.
@@ -140,6 +147,14 @@ pub trait Press: Send + Sync {
 
     /// What it reads.
     fn needs(&self) -> Needs;
+
+    /// Does it fit this model? Called when a policy is made ready for a model, before anything is read.
+    ///
+    /// Errors: data of another shape, a list of another length; with what would fit.
+    fn check(&self, config: &Config) -> Result<(), EngineError> {
+        let _ = config;
+        Ok(())
+    }
 
     /// Score each slot of each head, higher is kept longer. `scores` comes with one row a head, as long as the head,
     /// filled with zeros.
@@ -157,7 +172,7 @@ pub trait Press: Send + Sync {
     }
 
     /// Slots a head of this layer may hold; the mean over layers should be `share.mean`.
-    fn layer_target(&self, share: LayerShare) -> usize {
+    fn layer_target(&self, share: LayerShare<'_>) -> usize {
         share.mean
     }
 
@@ -168,9 +183,54 @@ pub trait Press: Send + Sync {
         Ok(())
     }
 
+    /// For presses that need a replay: what is read again after the text, each on a fork of its own.
+    ///
+    /// Errors: no room in the model's context.
+    fn readings(&self, text: &replay::Text<'_>) -> Result<Vec<replay::Reading>, EngineError> {
+        let _ = text;
+        Ok(Vec::new())
+    }
+
+    /// Look at tokens of a reading that a layer has just read. `cache` is the fork's; what is written into its columns
+    /// `replay_key()/0`, `replay_key()/1`, … (one for each query head of a group) is carried back to the text's slots.
+    fn observe_again(
+        &self,
+        reading: &replay::Reading,
+        piece: &Piece<'_>,
+        cache: &mut LayerCache,
+    ) -> Result<(), EngineError> {
+        let _ = (reading, piece, cache);
+        Ok(())
+    }
+
+    /// Under which name the findings of a replay are kept; names everything they depend on.
+    fn replay_key(&self) -> String {
+        self.name().to_string()
+    }
+
     /// Change what stays before the rest is dropped (merging).
     fn edit(&self, layer: &LayerView<'_>, keep: &Keep, edits: &mut Edits) -> Result<(), EngineError> {
         let _ = (layer, keep, edits);
+        Ok(())
+    }
+
+    /// Channels that the keys of this layer keep, ascending, one list a head, all of one length; for presses that
+    /// [narrow](Self::narrows) keys. Asked once the slots that go are gone.
+    fn channels(&self, layer: &LayerView<'_>) -> Result<Option<Vec<Vec<u32>>>, EngineError> {
+        let _ = layer;
+        Ok(None)
+    }
+
+    /// Does it take channels from keys rather than tokens from the cache?
+    fn narrows(&self) -> bool {
+        false
+    }
+
+    /// Was its data made for this very model? Its shape has been held against the model's by `check`.
+    ///
+    /// Errors: data of another model or press.
+    fn fits(&self, model: &Model) -> Result<(), EngineError> {
+        let _ = model;
         Ok(())
     }
 

@@ -44,6 +44,7 @@ pub(crate) struct Plan {
     foreign: bool,
     skipped: Vec<bool>,
     sliding: Vec<bool>,
+    pressed: Vec<usize>,
     full: usize,
     byte_tokens: Option<usize>,
     /// Tokens seen when each layer was last acted on; for presses that decide themselves how much stays.
@@ -66,6 +67,9 @@ pub(crate) struct Counters {
     pub last_eviction: Option<usize>,
     /// Set when protection held more than the budget asked for.
     pub held_by_protection: bool,
+    /// Tokens that a press read again.
+    #[serde(default)]
+    pub replayed: u64,
     /// How far positions were moved down by a press that renumbers.
     #[serde(default)]
     pub moved_down: usize,
@@ -96,11 +100,17 @@ impl Plan {
             ));
         }
         let skipped = skipped_layers(policy, config).map_err(&refuse)?;
-        let pressed = (0..config.layers).filter(|&l| !sliding[l] && !skipped[l]).count();
-        if pressed == 0 {
+        let pressed: Vec<usize> = (0..config.layers).filter(|&l| !sliding[l] && !skipped[l]).collect();
+        if pressed.is_empty() {
             return Err(refuse("every full-attention layer is skipped: nothing is left to press".into()));
         }
-        check_character(policy, press.as_ref(), pressed, config).map_err(&refuse)?;
+        check_character(policy, press.as_ref(), pressed.len(), config).map_err(&refuse)?;
+        press.check(config)?;
+        if press.narrows() && cache.rotation().is_some() {
+            return Err(refuse(
+                "it drops channels, which a cache that turns its keys mixes: use a cache without rotation".into(),
+            ));
+        }
         let protect = policy.protect();
         let floor = (protect.sinks + protect.recents).max(1);
         let own = press.name() == policy.press.name();
@@ -150,6 +160,7 @@ impl Plan {
             foreign: true,
             skipped,
             sliding,
+            pressed,
             full,
             byte_tokens,
             acted: vec![0; config.layers],
@@ -179,6 +190,11 @@ impl Plan {
     /// Tokens seen when each layer was last acted on.
     pub fn acted(&self) -> &[usize] {
         &self.acted
+    }
+
+    /// Forget actions on tokens that were taken out again.
+    pub fn take_back(&mut self, seen: usize) {
+        self.acted.iter_mut().for_each(|acted| *acted = (*acted).min(seen));
     }
 
     /// Put them back from a saved session.
@@ -239,7 +255,8 @@ impl Plan {
             Budget::Ratio(share) => seen as f64 * share,
             _ => mean as f64,
         };
-        self.press.layer_target(LayerShare { layer, layers: self.skipped.len(), seen, mean, exact })
+        let rounding = self.policy.rounding;
+        self.press.layer_target(LayerShare { layer, pressed: &self.pressed, seen, mean, exact, rounding })
     }
 
     /// How many of `left` tokens may be read in one go after `seen` tokens.
@@ -262,6 +279,15 @@ impl Plan {
             _ => left,
         };
         most.min(left).max(1)
+    }
+
+    /// Will the press read the text again once `seen` tokens are in the cache?
+    pub fn replays(&self, seen: usize) -> bool {
+        let over = |layer: usize| seen > self.layer_target(layer, seen);
+        self.press.needs().replay
+            && self.policy.schedule.prefill == PrefillSchedule::End
+            && (0..self.skipped.len())
+                .any(|l| !self.skipped[l] && !self.sliding[l] && (self.press.own_budget() || over(l)))
     }
 
     /// May the press act on this layer now?
@@ -413,10 +439,12 @@ impl Plan {
             model: now.model,
             layer,
             next: now.seen - self.counters.moved_down,
+            since: now.seen.saturating_sub(self.acted[layer]),
             long_rope: now.long_rope,
             target,
             removed,
             rounding: self.policy.rounding,
+            protect: self.policy.protect(),
             heads: cache.heads(),
             state,
         }
@@ -466,6 +494,28 @@ impl Plan {
             }
         }
         self.count(layer, before - cache.heads().iter().map(|h| h.len()).sum::<usize>(), now.seen);
+        self.narrow(layer, cache, (now, state))
+    }
+
+    /// Take channels from the keys of a layer, where the press wants that. Such a step cannot be taken back either.
+    fn narrow(
+        &mut self,
+        layer: usize,
+        cache: &mut LayerCache,
+        (now, state): (&Now<'_>, &LayerState),
+    ) -> Result<(), EngineError> {
+        if !self.press.narrows() {
+            return Ok(());
+        }
+        let Some(channels) = self.press.channels(&self.view(layer, cache, now, state))? else { return Ok(()) };
+        let moved = cache.narrow_keys(channels, self.policy.protect().recents).ok_or_else(|| EngineError::Press {
+            press: self.press.name().to_string(),
+            why: "older keys were narrowed to another number of channels before".into(),
+        })?;
+        if moved > 0 {
+            self.counters.runs += 1;
+            self.counters.last_eviction = Some(now.seen);
+        }
         Ok(())
     }
 

@@ -214,10 +214,10 @@ impl Policy {
 
     /// Layers that are left alone in a model of `layers` layers.
     pub fn skipped(&self) -> Vec<usize> {
-        let renumbers = matches!(self.press, PressSpec::KeyRerotation(_));
+        let all_alike = matches!(self.press, PressSpec::KeyRerotation(_) | PressSpec::PerLayer(_));
         match (&self.skip_layers, self.press.scorer()) {
             (Some(layers), _) => layers.clone(),
-            (None, PressSpec::Knorm(_) | PressSpec::KnormHigh(_) | PressSpec::Random(_)) if !renumbers => vec![0, 1],
+            (None, PressSpec::Knorm(_) | PressSpec::KnormHigh(_) | PressSpec::Random(_)) if !all_alike => vec![0, 1],
             (None, _) => Vec::new(),
         }
     }

@@ -13,14 +13,20 @@ pub fn rope<'a>(layer: &'a LayerView<'_>) -> &'a RopeSpec {
 
 /// Keys of a head before rotation, `(slots, head_dim)`.
 pub fn unrotated_keys(layer: &LayerView<'_>, head: &HeadCache) -> Vec<f32> {
-    let (spec, dim) = (rope(layer), layer.config().head_dim);
-    let mut table = RopeTable::default();
-    spec.fill(head.positions(), layer.long_rope, &mut table);
     let mut keys = head.keys();
+    unrotated_rows(rope(layer), layer.long_rope, head.positions(), &mut keys);
+    keys
+}
+
+/// Take the rotation off some rows, one a position.
+pub fn unrotated_rows(spec: &RopeSpec, long: bool, positions: &[u32], rows: &mut [f32]) {
+    let dim = rows.len() / positions.len().max(1);
+    let mut table = RopeTable::default();
+    spec.fill(positions, long, &mut table);
     let pairs = spec.rotated() / 2;
     // cosines and sines carry the attention factor f: turning back by the transpose multiplies by f again
     let unscale = 1.0 / (spec.attention_factor() * spec.attention_factor());
-    for (slot, key) in keys.chunks_exact_mut(dim).enumerate() {
+    for (slot, key) in rows.chunks_exact_mut(dim.max(1)).enumerate() {
         let (cos, sin) = (&table.cos[slot * pairs..], &table.sin[slot * pairs..]);
         for i in 0..pairs {
             let (a, b) = (key[i], key[i + pairs]);
@@ -28,7 +34,6 @@ pub fn unrotated_keys(layer: &LayerView<'_>, head: &HeadCache) -> Vec<f32> {
             key[i + pairs] = (b * cos[i] - a * sin[i]) * unscale;
         }
     }
-    keys
 }
 
 /// The mean of the rotations of some positions: a cosine and a sine a pair of channels.
@@ -40,10 +45,15 @@ pub struct MeanRotation {
 impl MeanRotation {
     /// Over `count` positions from the next token on.
     pub fn of_future(layer: &LayerView<'_>, count: usize) -> MeanRotation {
-        let spec = rope(layer);
         let positions: Vec<u32> = (layer.next..layer.next + count.max(1)).map(|p| p as u32).collect();
+        MeanRotation::of(layer, &positions)
+    }
+
+    /// Over some positions.
+    pub fn of(layer: &LayerView<'_>, positions: &[u32]) -> MeanRotation {
+        let spec = rope(layer);
         let mut table = RopeTable::default();
-        spec.fill(&positions, layer.long_rope, &mut table);
+        spec.fill(positions, layer.long_rope, &mut table);
         let pairs = spec.rotated() / 2;
         let mean = |values: &[f32]| {
             let mut mean = vec![0f64; pairs];

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::registry::{self, PressInfo};
-use super::{Press, score, wrap};
+use super::{Press, own, score, wrap};
 use crate::error::EngineError;
 
 /// One tensor of a safetensors file.
@@ -60,6 +60,28 @@ pub enum PressSpec {
     Compactor(score::compactor::Compactor),
     /// SnapKV with budgets that shrink with depth (arXiv 2406.02069).
     Pyramidkv(score::pyramidkv::PyramidKv),
+    /// Keep what repeating the text needs (arXiv 2505.23416).
+    Kvzip(own::kvzip::KvZip),
+    /// Keep what a second reading attends to (arXiv 2509.05165).
+    Kvcompose(own::kvcompose::KvCompose),
+    /// Keep what trained gates expect kvzip to keep (arXiv 2601.17668).
+    FastKvzip(own::fast_kvzip::FastKvZip),
+    /// Keep what the outputs of the last queries would miss most (openreview MqfNzH3TVH).
+    Dropkv(score::dropkv::DropKv),
+    /// Keep what is attended to and not said again later (arXiv 2505.24133).
+    RKv(score::r_kv::RKv),
+    /// Keep the newest and what they attend to (arXiv 2503.00979).
+    Morphkv(score::morphkv::MorphKv),
+    /// Keep what queries to come will meet, by frequency (arXiv 2604.04921).
+    Triattention(score::triattention::TriAttention),
+    /// Keep values of high leverage, weighted by the mean query (arXiv 2604.25975).
+    Cap(score::cap::Cap),
+    /// Keep keys along the queries' main direction, from a file (arXiv 2503.02812).
+    Qfilter(score::qfilter::QFilter),
+    /// Expected attention with moments from a file (arXiv 2510.00636).
+    ExpectedAttentionStats(score::expected_attention_stats::ExpectedAttentionStats),
+    /// Keep what a small trained net expects kvzip+ to keep (arXiv 2601.07891).
+    Kvzap(score::kvzap::KvZap),
     /// One pool of slots for the heads of a layer (arXiv 2407.11550).
     Adakv(wrap::adakv::AdaKv),
     /// One pool of slots for all layers and heads.
@@ -76,6 +98,28 @@ pub enum PressSpec {
     Block(wrap::block::Block),
     /// Rotate what stays to positions 0, 1, ….
     KeyRerotation(wrap::key_rerotation::KeyRerotation),
+    /// What scores below a threshold goes once it is older than a window (arXiv 2506.05345).
+    Dms(wrap::dms::Dms),
+    /// Lazy layers keep their first and newest tokens (arXiv 2410.13846).
+    Simlayerkv(own::simlayerkv::SimLayerKv),
+    /// Streaming heads keep their first and newest tokens, as a file says (arXiv 2410.10819).
+    DuoAttention(own::duo_attention::DuoAttention),
+    /// Evicted values are merged into the most similar that stays (arXiv 2406.13035).
+    Merging(wrap::merging::Merging),
+    /// Evicted values are spread over the slots after them, at random (CaM, ICML 2024).
+    Cam(wrap::cam::Cam),
+    /// Keep what the question at the end attends to (TACL 2024).
+    Finch(own::finch::Finch),
+    /// A ratio of its own for each layer.
+    PerLayer(wrap::per_layer::PerLayer),
+    /// One press after the other.
+    Composed(wrap::composed::Composed),
+    /// Keep rates of every head from a file (arXiv 2602.08585).
+    Lukv(wrap::lukv::LuKv),
+    /// Chunks stay whole, or only their best tokens where few matter (arXiv 2502.00299).
+    EntropyChunkkv(wrap::entropy_chunkkv::EntropyChunkKv),
+    /// Drop the channels of old keys that matter least (arXiv 2407.21018).
+    Think(own::think::Think),
 }
 
 /// Calls `$call` with the parameters of whichever press it is.
@@ -98,6 +142,17 @@ macro_rules! of_each {
             PressSpec::NonCausalAttention($p) => $call,
             PressSpec::Compactor($p) => $call,
             PressSpec::Pyramidkv($p) => $call,
+            PressSpec::Kvzip($p) => $call,
+            PressSpec::Kvcompose($p) => $call,
+            PressSpec::FastKvzip($p) => $call,
+            PressSpec::Dropkv($p) => $call,
+            PressSpec::RKv($p) => $call,
+            PressSpec::Morphkv($p) => $call,
+            PressSpec::Triattention($p) => $call,
+            PressSpec::Cap($p) => $call,
+            PressSpec::Qfilter($p) => $call,
+            PressSpec::ExpectedAttentionStats($p) => $call,
+            PressSpec::Kvzap($p) => $call,
             PressSpec::Adakv($p) => $call,
             PressSpec::Pooled($p) => $call,
             PressSpec::Criticalkv($p) => $call,
@@ -106,6 +161,17 @@ macro_rules! of_each {
             PressSpec::Chunkkv($p) => $call,
             PressSpec::Block($p) => $call,
             PressSpec::KeyRerotation($p) => $call,
+            PressSpec::Dms($p) => $call,
+            PressSpec::Simlayerkv($p) => $call,
+            PressSpec::DuoAttention($p) => $call,
+            PressSpec::Merging($p) => $call,
+            PressSpec::Cam($p) => $call,
+            PressSpec::Finch($p) => $call,
+            PressSpec::PerLayer($p) => $call,
+            PressSpec::Composed($p) => $call,
+            PressSpec::Lukv($p) => $call,
+            PressSpec::EntropyChunkkv($p) => $call,
+            PressSpec::Think($p) => $call,
         }
     };
 }
@@ -120,6 +186,11 @@ pub(crate) trait Build {
     /// The press inside, for wrappers.
     fn inner(&self) -> Option<&PressSpec> {
         None
+    }
+
+    /// The presses inside, for what holds several.
+    fn parts(&self) -> &[PressSpec] {
+        &[]
     }
 }
 
@@ -170,6 +241,11 @@ impl PressSpec {
         of_each!(self, p => p.inner())
     }
 
+    /// The presses inside one that holds several.
+    pub fn parts(&self) -> &[PressSpec] {
+        of_each!(self, p => p.parts())
+    }
+
     /// The press that scores, whatever wraps it.
     pub fn scorer(&self) -> &PressSpec {
         self.inner().map_or(self, PressSpec::scorer)
@@ -177,10 +253,17 @@ impl PressSpec {
 
     /// Numbers that it keeps beside each slot while it may act: attention mass, or a column of its own.
     pub(crate) fn columns(&self) -> usize {
-        match self.scorer() {
-            PressSpec::NonCausalAttention(_) | PressSpec::Compactor(_) => 1,
-            other => usize::from(other.build().is_ok_and(|p| p.needs().attention_mass)),
-        }
+        let own = |spec: &PressSpec| {
+            matches!(
+                spec.scorer(),
+                PressSpec::NonCausalAttention(_)
+                    | PressSpec::Compactor(_)
+                    | PressSpec::Kvzap(_)
+                    | PressSpec::FastKvzip(_)
+            )
+        };
+        let columns = own(self) || self.parts().iter().any(own);
+        usize::from(columns) + usize::from(self.build().is_ok_and(|p| p.needs().attention_mass))
     }
 
     /// A press with the parameters it has when nothing is said.
@@ -237,7 +320,8 @@ fn short_form(text: &str) -> Result<Value, EngineError> {
         return Ok(serde_json::json!({ "kind": text }));
     };
     let inside = rest.strip_suffix(')').ok_or_else(refuse)?;
-    let mut fields = Map::new();
+    let (mut fields, mut several) = (Map::new(), Vec::new());
+    let holds_several = name.trim() == "composed";
     fields.insert("kind".into(), name.trim().into());
     for part in split_outside(inside).ok_or_else(refuse)? {
         match part.split_once('=') {
@@ -246,11 +330,15 @@ fn short_form(text: &str) -> Result<Value, EngineError> {
                 let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
                 fields.insert(key.trim().into(), value);
             }
+            _ if holds_several => several.push(short_form(part)?),
             _ if fields.contains_key("press") => return Err(refuse()),
             _ => {
                 fields.insert("press".into(), short_form(part)?);
             }
         }
+    }
+    if !several.is_empty() {
+        fields.insert("presses".into(), several.into());
     }
     Ok(Value::Object(fields))
 }
@@ -283,8 +371,9 @@ impl std::fmt::Display for PressSpec {
         if let Some(inner) = self.inner() {
             parts.push(inner.to_string());
         }
+        parts.extend(self.parts().iter().map(PressSpec::to_string));
         for (key, value) in value.as_object().into_iter().flatten() {
-            if key != "kind" && key != "press" && usual.get(key) != Some(value) {
+            if !["kind", "press", "presses"].contains(&key.as_str()) && usual.get(key) != Some(value) {
                 parts.push(format!("{key}={value}"));
             }
         }
@@ -301,7 +390,11 @@ mod tests {
         for info in registry::REGISTRY {
             let spec = PressSpec::by_name(info.name).unwrap_or_else(|| panic!("{}", info.name));
             assert_eq!(spec.name(), info.name);
-            assert_eq!(spec.build().unwrap().name(), info.name);
+            match spec.build() {
+                Ok(press) => assert_eq!(press.name(), info.name),
+                // some presses cannot be guessed: a file, a threshold, the length of a question
+                Err(error) => assert!(error.to_string().contains("is missing"), "{}: {error}", info.name),
+            }
             assert_eq!(spec.to_string().parse::<PressSpec>().unwrap(), spec);
         }
     }
@@ -325,6 +418,15 @@ mod tests {
             assert_eq!(a, json.parse().unwrap());
             assert_eq!(a.to_string().parse::<PressSpec>().unwrap(), a);
         }
+    }
+
+    #[test]
+    fn a_press_that_holds_several_names_them_in_a_row() {
+        let a: PressSpec = "composed(snapkv(window_size=8), keydiff, keeps=[0.5])".parse().unwrap();
+        let json = r#"{"kind": "composed", "presses": [{"kind": "snapkv", "window_size": 8}, {"kind": "keydiff"}], "keeps": [0.5]}"#;
+        assert_eq!(a, json.parse().unwrap());
+        assert_eq!(a.to_string(), "composed(snapkv(window_size=8), keydiff, keeps=[0.5])");
+        assert_eq!(a.to_string().parse::<PressSpec>().unwrap(), a);
     }
 
     #[test]

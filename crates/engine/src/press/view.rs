@@ -6,6 +6,7 @@ use crate::model::Model;
 use crate::model::config::Config;
 
 use super::policy::Rounding;
+use super::select::Protect;
 use super::watch::LayerState;
 
 /// One layer at the moment a press acts: every head's slots, and what was gathered for the press.
@@ -17,6 +18,8 @@ pub struct LayerView<'a> {
     pub layer: usize,
     /// Position that the next token will have.
     pub next: usize,
+    /// Tokens read since a press last acted on this layer (since the start of the text, if none has).
+    pub since: usize,
     /// Does the session rotate with the long factors?
     pub long_rope: bool,
     /// Slots each head keeps on average.
@@ -25,6 +28,8 @@ pub struct LayerView<'a> {
     pub removed: f64,
     /// Whether the quirks of kvpress are wanted, for reference values.
     pub rounding: Rounding,
+    /// What the policy protects, whatever the press does.
+    pub protect: Protect,
     /// The heads. They may hold different slots.
     pub heads: &'a [HeadCache],
     /// What was gathered while the tokens were read.

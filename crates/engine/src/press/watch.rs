@@ -25,6 +25,8 @@ pub struct Piece<'a> {
     pub positions: &'a [u32],
     /// What the attention block read, after its input norm: `(tokens, hidden)`; empty unless it was asked for.
     pub hidden: &'a [f32],
+    /// The residual stream that the block reads, before its input norm: `(tokens, hidden)`.
+    pub residual: &'a [f32],
     /// Queries after norm, before rotation, `(tokens, q_heads, head_dim)`; empty unless moments were asked for.
     pub q_unrotated: &'a [f32],
     /// Queries after rotation, `(tokens, q_heads, head_dim)`.
@@ -144,6 +146,15 @@ impl Moments {
                 outer.iter_mut().zip(&part).for_each(|(sum, &p)| *sum += f64::from(p));
             }
         });
+    }
+
+    /// Count the queries of another text, too.
+    pub fn add(&mut self, other: &Moments) {
+        self.count += other.count;
+        for (mine, theirs) in [(&mut self.sum, &other.sum), (&mut self.outer, &other.outer)] {
+            mine.resize(theirs.len().max(mine.len()), 0.0);
+            mine.iter_mut().zip(theirs).for_each(|(sum, x)| *sum += x);
+        }
     }
 
     /// Mean query of a head, `(head_dim)`.

@@ -8,11 +8,13 @@ use std::sync::Arc;
 
 use super::control::Control;
 use super::interrupted::Pressed;
+use super::replay::Progress;
 use super::{LogitRows, Session};
 use crate::error::EngineError;
 use crate::hook::HookPlan;
 use crate::model::forward::{Pass, Scratch, Segment};
-use crate::press::plan::Moment;
+use crate::press::plan::{Moment, Now};
+use crate::press::replay::tokens;
 use crate::reuse::reuse;
 
 /// One session's share of a batch.
@@ -90,10 +92,12 @@ fn read(
     hooks.compile(&control.hooks, model.config().layers)?;
     standings.clear();
     standings.extend(items.iter_mut().map(|item| item.session.stand(item.ids.len())));
-    let total = items.iter().map(|item| item.ids.len()).sum();
+    let reading: usize = items.iter().map(|item| item.ids.len()).sum();
+    let again = items.iter().map(|item| item.session.tokens_again(item.ids)).sum::<Result<usize, EngineError>>()?;
+    let total = reading + again;
     let mut done = 0;
     control.report(done, total);
-    while done < total {
+    while done < reading {
         if control.cancelled() {
             return Err(EngineError::Cancelled { done, total, pressed_layers: 0 });
         }
@@ -130,6 +134,10 @@ fn read(
             other => other,
         })?;
         control.report(done, total);
+    }
+    for item in &mut *items {
+        // until the press has acted, the first prefill is not over: a call that was stopped here goes on from here
+        done += item.session.press_after_replay(Progress { done, total }, control)?;
     }
     for item in items {
         item.session.prefilled = true;
@@ -193,6 +201,32 @@ impl Session {
             original.is_some_and(|limit| self.history.len() + more > limit)
         });
         Standing { done: 0, first: !self.prefilled, long_rope }
+    }
+
+    /// Tokens that the press will read again when the first prefill ends with these.
+    fn tokens_again(&self, ids: &[u32]) -> Result<usize, EngineError> {
+        let Some(plan) = self.plan.as_ref().filter(|p| !self.prefilled && p.replays(self.seen() + ids.len())) else {
+            return Ok(0);
+        };
+        let text: Vec<u32> = self.history.iter().chain(ids).copied().collect();
+        Ok(tokens(&self.readings(plan.press().as_ref(), &text)?))
+    }
+
+    /// At the end of the first prefill: let a press that asks for it read the text again, and act. Returns the tokens
+    /// read again.
+    fn press_after_replay(&mut self, progress: Progress, control: &mut Control<'_>) -> Result<usize, EngineError> {
+        let seen = self.history.len();
+        let Some(plan) = self.plan.as_ref().filter(|p| !self.prefilled && p.replays(seen)) else { return Ok(0) };
+        let press = plan.press().clone();
+        let readings = self.readings(press.as_ref(), &self.history)?;
+        self.cache = self.read_again(&press, &readings, (progress, control))?;
+        let Some(plan) = self.plan.as_mut() else { return Ok(0) };
+        let long_rope = self.long_rope.unwrap_or(false);
+        let now = Now { model: &self.model, seen, moment: Moment::PrefillEnd, long_rope };
+        plan.act_now(&mut self.cache, &now, &self.watch)?;
+        plan.counters.replayed += tokens(&readings) as u64;
+        self.drop_replay(press.as_ref());
+        Ok(tokens(&readings))
     }
 
     fn next_piece(&self, number: usize, item: &BatchItem<'_>, standing: &Standing) -> Taken {

@@ -16,6 +16,7 @@ use crate::press::budget::{Budget, SkipOverflow, keep_of};
 use crate::press::plan::{Moment, Plan};
 use crate::press::policy::{Policy, PrefillSchedule, Rounding};
 use crate::press::registry::Adaptivity;
+use crate::press::replay::Text;
 use crate::press::{PressSpec, Scope};
 
 /// Bytes that travel beside each slot: its position and its key norm.
@@ -83,6 +84,9 @@ impl SessionOptions {
                 why: "it decides itself how much stays, so its bytes are known only after a text has been read".into(),
             });
         }
+        if let Some(plan) = plan.as_ref().filter(|plan| plan.replays(run.prompt)) {
+            plan.press().readings(&Text { ids: &vec![0; run.prompt], room: config.context - run.prompt })?;
+        }
         let chunk = self.prefill_chunk;
         let mut counts =
             Counts { held: vec![0; config.layers], seen: 0, peak: 0, chunk, shape: &shape, plan: plan.as_ref() };
@@ -105,6 +109,7 @@ struct Shape {
     page_bytes: usize,
     heads: usize,
     windows: Vec<Option<usize>>,
+    context: usize,
 }
 
 impl Shape {
@@ -116,6 +121,7 @@ impl Shape {
             page_bytes: layout.page_bytes(),
             heads: config.kv_heads,
             windows: config.attention.iter().map(|a| a.window.map(|w| w as usize)).collect(),
+            context: config.context,
         }
     }
 
@@ -196,6 +202,9 @@ impl Counts<'_> {
             let gone = (seen + 1).saturating_sub(*window) / self.shape.page_tokens * self.shape.page_tokens;
             *held = seen - gone.min(seen);
         }
+        if let Some(plan) = self.plan.filter(|plan| moment == Moment::PrefillEnd && plan.replays(seen)) {
+            self.replay(plan);
+        }
         if let Some(plan) = self.plan.filter(|_| together) {
             for layer in (0..self.held.len()).filter(|&l| self.is_pressed(plan, l)).collect::<Vec<_>>() {
                 let (held, pages) =
@@ -220,6 +229,19 @@ impl Counts<'_> {
             _ => 0,
         };
         self.shape.page_bytes(slots)
+    }
+
+    /// Pages that a press takes while it reads the text again: a fork grows by the longest reading (and copies the pages
+    /// that it shares in part), and the slots of one layer are copied to be looked at.
+    fn replay(&mut self, plan: &Plan) {
+        let ids = vec![0; self.seen];
+        let text = Text { ids: &ids, room: self.shape.context.saturating_sub(self.seen) };
+        let readings = plan.press().readings(&text).unwrap_or_default();
+        let longest = readings.iter().map(|r| r.ids.len()).max().unwrap_or(0);
+        let more = longest + self.shape.page_tokens;
+        let grown: usize = self.held.iter().map(|held| self.shape.page_bytes(held + more)).sum();
+        let copied = self.held.iter().max().map_or(0, |held| self.shape.page_bytes(held + more));
+        self.peak = self.peak.max(grown + copied);
     }
 
     /// Slots that a head of the layer keeps of `held`.

@@ -27,7 +27,7 @@ impl Interrupted {
     pub(super) fn note(self, layers: usize) -> Option<String> {
         let Interrupted { pieces, layers: thinned, evicted } = self;
         let what = if pieces == 1 { "an interrupted piece".to_owned() } else { format!("{pieces} interrupted pieces") };
-        (pieces > 0).then(|| {
+        (evicted > 0).then(|| {
             format!(
                 "{what} left {thinned} of {layers} layers evicted: {evicted} slots are gone there that the layers \
                  behind still hold"
@@ -47,7 +47,7 @@ impl Session {
     /// in how many layers that was.
     pub(super) fn give_up(&mut self, before: Pressed) -> usize {
         let (seen, now) = (self.history.len(), self.pressed());
-        self.take_out(self.next_position());
+        self.take_out(self.next_position(), seen);
         let layers = now.runs - before.runs;
         if layers == 0 {
             return 0;

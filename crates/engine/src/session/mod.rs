@@ -9,6 +9,7 @@ pub mod control;
 pub mod forecast;
 mod gathered;
 mod interrupted;
+mod replay;
 mod snapshot;
 mod stats;
 
@@ -25,7 +26,7 @@ use crate::model::Model;
 use crate::press::plan::{Moment, Now, Plan};
 use crate::press::policy::Policy;
 use crate::press::select::Protect;
-use crate::press::watch::Watch;
+use crate::press::watch::{LayerState, Watch};
 use crate::press::{Press, PressSpec, Scores};
 use crate::read::{ReadPolicy, Reader};
 use batch::{BatchItem, Buffers, forward_batch};
@@ -104,6 +105,17 @@ pub struct Session {
     logits: Vec<f32>,
 }
 
+/// Page bounds are of whole keys.
+fn no_reader_of_narrow_keys(plan: &Plan, options: &SessionOptions) -> Result<(), EngineError> {
+    match (&options.read, plan.press().narrows()) {
+        (Some(read), true) => Err(EngineError::Press {
+            press: plan.press().name().to_string(),
+            why: format!("it narrows keys, and reading by {read} needs them whole: use one of the two"),
+        }),
+        _ => Ok(()),
+    }
+}
+
 impl Session {
     /// An empty session.
     ///
@@ -148,10 +160,17 @@ impl Session {
             None => Plan::compile(policy, model.config(), &cache),
         };
         let plan = options.policy.as_ref().map(compile).transpose()?;
+        if let Some(plan) = &plan {
+            no_reader_of_narrow_keys(plan, &options)?;
+        }
         let reader = options.read.clone().map(Reader::new);
         let mut watched = plan.iter().map(|p| p.press().clone()).collect::<Vec<_>>();
         for press in &options.watch {
             watched.push(press.build()?);
+        }
+        for press in &watched {
+            press.check(model.config())?;
+            press.fits(&model)?;
         }
         let watch = Watch::new(watched, model.config());
         Ok(Session {
@@ -169,6 +188,16 @@ impl Session {
             interrupted: Interrupted::default(),
             logits: Vec::new(),
         })
+    }
+
+    /// Let something else look at the text while it is read.
+    pub(crate) fn watch_with(&mut self, watch: Watch) {
+        self.watch = watch;
+    }
+
+    /// What has been gathered, by layer.
+    pub(crate) fn gathered(&self) -> &[LayerState] {
+        self.watch.layers()
     }
 
     /// The model.
@@ -264,15 +293,15 @@ impl Session {
         self.history.len() - self.plan.as_ref().map_or(0, |plan| plan.counters.moved_down)
     }
 
-    /// Remove every slot at or beyond a position.
-    fn take_out(&mut self, position: usize) {
+    /// Remove every slot at or beyond a position, after which `seen` tokens are left.
+    fn take_out(&mut self, position: usize, seen: usize) {
         for layer in 0..self.model.config().layers {
-            for head in self.cache.layer_mut(layer).heads_mut() {
-                let keep = head.positions().partition_point(|&p| (p as usize) < position);
-                head.truncate(keep);
-            }
+            self.cache.layer_mut(layer).truncate(position);
         }
         self.watch.truncate(position);
+        if let Some(plan) = &mut self.plan {
+            plan.take_back(seen);
+        }
     }
 
     /// Gather nothing more for the presses named in [`SessionOptions::watch`], and let go of what was gathered for them:
@@ -305,6 +334,9 @@ impl Session {
         };
         if layer >= config.layers || head >= config.kv_heads {
             return Err(bad(format!("the model has {} layers of {} kv heads", config.layers, config.kv_heads)));
+        }
+        if self.cache.is_narrowed() {
+            return Err(bad("a cache whose keys are whole: a press has narrowed the older ones".into()));
         }
         let cache = &mut self.cache.layer_mut(layer).heads_mut()[head];
         if keep.windows(2).any(|w| w[0] >= w[1]) || keep.last().is_some_and(|&s| s as usize >= cache.len()) {
@@ -364,7 +396,7 @@ impl Session {
             }
         }
         let position = seen - (self.seen() - self.next_position()).min(seen);
-        self.take_out(position);
+        self.take_out(position, seen);
         self.history.truncate(seen);
         if seen == 0 {
             self.prefilled = false;
@@ -374,7 +406,8 @@ impl Session {
     }
 
     /// Scores that a policy's press gives the slots of a layer now, one row a head, as [`compress`](Self::compress)
-    /// would see them; with the slots that stay whatever their score.
+    /// would see them; with the slots that stay whatever their score. A press that reads the text again does so for each
+    /// call, unless [`replay`](Self::replay) has prepared it.
     ///
     /// Errors: as `compress`, and a layer that does not exist.
     pub fn press_scores(&self, layer: usize, policy: &Policy) -> Result<(Scores, Protect), EngineError> {
@@ -384,6 +417,13 @@ impl Session {
             value: layer.to_string(),
             allowed: format!("0 to {}", self.cache.layers().len() - 1),
         })?;
+        if plan.press().needs().replay && !self.has_replayed(plan.press().as_ref()) {
+            let readings = self.readings(plan.press().as_ref(), &self.history)?;
+            let progress = replay::Progress { done: 0, total: 0 };
+            let read = self.read_again(plan.press(), &readings, (progress, &mut Control::default()))?;
+            let scores = plan.scores(layer, &read.layers()[layer], &self.now(), &self.watch.layers()[layer])?;
+            return Ok((scores, plan.protects(self.seen())));
+        }
         let scores = plan.scores(layer, cache, &self.now(), &self.watch.layers()[layer])?;
         Ok((scores, plan.protects(self.seen())))
     }
@@ -394,6 +434,14 @@ impl Session {
         if let Some(old) = &self.plan {
             plan.inherit(old);
         }
+        if self.cache.is_narrowed() {
+            return Err(EngineError::Press {
+                press: policy.press.to_string(),
+                why: "the older keys of this cache have lost channels, which it would not see: apply it before, as in composed(snapkv, think)".into(),
+            });
+        }
+        no_reader_of_narrow_keys(&plan, &self.options)?;
+        plan.press().fits(&self.model)?;
         let needs = plan.press().needs();
         if !self.watch.has(&needs) {
             return Err(EngineError::Press {
@@ -422,8 +470,19 @@ impl Session {
     /// Errors: a policy that this model cannot carry out, a press whose needs were not gathered (name it in
     /// [`SessionOptions::watch`]).
     pub fn compress(&mut self, policy: &Policy) -> Result<Compression, EngineError> {
+        self.compress_with(policy, &mut Control::default())
+    }
+
+    /// The same, with progress and a way to stop for presses that read the text again.
+    ///
+    /// Errors: as `compress`; cancellation, which leaves the session as it was.
+    pub fn compress_with(&mut self, policy: &Policy, control: &mut Control<'_>) -> Result<Compression, EngineError> {
         let mut plan = self.plan_for(policy)?;
         let (before, evicted) = (self.cache.bytes(), plan.counters.evicted);
+        let replays = plan.press().needs().replay;
+        if replays && plan.replays(self.seen()) {
+            plan.counters.replayed += self.ensure_replayed(plan.press(), control)? as u64;
+        }
         let now = Now {
             model: &self.model,
             seen: self.history.len(),
@@ -431,6 +490,9 @@ impl Session {
             long_rope: self.long_rope.unwrap_or(false),
         };
         plan.act_now(&mut self.cache, &now, &self.watch)?;
+        if replays {
+            self.drop_replay(plan.press().as_ref());
+        }
         let after = self.cache.bytes();
         let evicted = plan.counters.evicted - evicted;
         self.plan = Some(plan);

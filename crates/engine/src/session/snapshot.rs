@@ -45,6 +45,9 @@ struct Header {
     acted: Vec<usize>,
     #[serde(default)]
     gathered: Vec<GatheredHeader>,
+    /// Layers whose older keys lost channels.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    narrow: Vec<NarrowHeader>,
     #[serde(default)]
     note: serde_json::Value,
 }
@@ -54,6 +57,16 @@ struct HeadHeader {
     slots: usize,
     pages: usize,
     columns: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NarrowHeader {
+    layer: usize,
+    /// What the keys of each head keep.
+    channels: Vec<Vec<u32>>,
+    /// Slots of each head.
+    slots: Vec<usize>,
 }
 
 fn refuse(path: &Path, why: impl Into<String>) -> EngineError {
@@ -70,6 +83,7 @@ pub(super) fn save(session: &Session, path: &Path, note: &serde_json::Value) -> 
         return Err(refuse(path, "a session whose press the program brought itself cannot be saved: nothing names it"));
     }
     let heads = session.cache.layers().iter().flat_map(|l| l.heads());
+    let narrow = session.cache.layers().iter().filter_map(|l| l.narrow()).flat_map(|n| n.heads());
     let plan = session.plan.as_ref();
     let header = Header {
         model: hex(session.model.fingerprint()),
@@ -91,12 +105,85 @@ pub(super) fn save(session: &Session, path: &Path, note: &serde_json::Value) -> 
             })
             .collect(),
         read: session.reader.as_ref().map(Reader::stats),
+        narrow: narrow_headers(session),
         note: note.clone(),
     };
     let json = serde_json::to_vec(&header).map_err(|error| refuse(path, error.to_string()))?;
     let mut file = AtomicFile::create(path)?;
-    write(&mut file, &json, heads, session.watch.layers()).map_err(io)?;
+    write(&mut file, &json, heads.chain(narrow), session.watch.layers()).map_err(io)?;
     Ok(file.commit()?)
+}
+
+fn narrow_headers(session: &Session) -> Vec<NarrowHeader> {
+    let layers = session.cache.layers().iter().enumerate();
+    let of_layer = layers.filter_map(|(layer, cache)| {
+        let narrow = cache.narrow()?;
+        let slots = narrow.heads().iter().map(HeadCache::len).collect();
+        Some(NarrowHeader { layer, channels: narrow.channels().to_vec(), slots })
+    });
+    of_layer.collect()
+}
+
+/// Older tokens with narrow keys: they follow the whole heads, in the order of the header.
+fn restore_narrow(
+    session: &mut Session,
+    headers: &[NarrowHeader],
+    file: &mut impl Read,
+    path: &Path,
+) -> Result<(), EngineError> {
+    let (seen, config) = (session.history.len(), session.model.config());
+    let (layers, heads, dim) = (config.layers, config.kv_heads, config.head_dim);
+    let mut next = 0;
+    for header in headers {
+        let lists = &header.channels;
+        let width = lists.first().map_or(0, Vec::len);
+        let sound = |list: &Vec<u32>| {
+            list.len() == width && list.windows(2).all(|w| w[0] < w[1]) && list.iter().all(|&c| (c as usize) < dim)
+        };
+        let fits = (next..layers).contains(&header.layer) && lists.len() == heads && header.slots.len() == heads;
+        if !fits || width == 0 || !lists.iter().all(sound) {
+            return Err(refuse(path, format!("narrow keys of layer {} do not fit the model", header.layer)));
+        }
+        next = header.layer + 1;
+        let cache = session.cache.layer_mut(header.layer);
+        let first: Vec<Option<u32>> = cache.heads().iter().map(|h| h.positions().first().copied()).collect();
+        let Some(narrow) = cache.open_narrow(lists.clone()) else {
+            return Err(refuse(path, "narrow keys of a layer without heads"));
+        };
+        for ((head, &slots), first) in narrow.heads_mut().iter_mut().zip(&header.slots).zip(first) {
+            let entry = HeadHeader { slots, pages: head.layout().pages_for(slots), columns: Vec::new() };
+            let limit = first.map_or(seen, |p| p as usize);
+            restore_head(head, &entry, limit, file, path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Fill a head; its positions lie below `limit`.
+fn restore_head(
+    head: &mut HeadCache,
+    entry: &HeadHeader,
+    limit: usize,
+    file: &mut impl Read,
+    path: &Path,
+) -> Result<(), EngineError> {
+    let io = |error: std::io::Error| refuse(path, format!("cannot be read: {error}"));
+    let layout = head.layout();
+    if entry.slots > limit || entry.pages != layout.pages_for(entry.slots) {
+        return Err(refuse(path, format!("{} slots on {} pages do not fit", entry.slots, entry.pages)));
+    }
+    let mut positions = vec![0u32; entry.slots];
+    file.read_exact(bytemuck::cast_slice_mut(&mut positions)).map_err(io)?;
+    if positions.windows(2).any(|w| w[0] >= w[1]) || positions.last().is_some_and(|&p| p as usize >= limit) {
+        return Err(refuse(path, "positions are not increasing"));
+    }
+    let mut norms = vec![0f32; entry.slots];
+    file.read_exact(bytemuck::cast_slice_mut(&mut norms)).map_err(io)?;
+    let columns = read_columns(entry, file, path)?;
+    let mut pages = vec![0u8; entry.pages * layout.page_bytes()];
+    file.read_exact(&mut pages).map_err(io)?;
+    head.load(&pages, positions, norms, columns);
+    Ok(())
 }
 
 fn write<'a>(
@@ -188,23 +275,10 @@ pub(super) fn restore(model: Arc<Model>, path: &Path) -> Result<(Session, serde_
     for layer in 0..session.model.config().layers {
         for head in session.cache.layer_mut(layer).heads_mut() {
             let Some(entry) = entries.next() else { return Err(refuse(path, "a head is missing")) };
-            let layout = head.layout();
-            if entry.slots > seen || entry.pages != layout.pages_for(entry.slots) {
-                return Err(refuse(path, format!("{} slots on {} pages do not fit", entry.slots, entry.pages)));
-            }
-            let mut positions = vec![0u32; entry.slots];
-            file.read_exact(bytemuck::cast_slice_mut(&mut positions)).map_err(io)?;
-            if positions.windows(2).any(|w| w[0] >= w[1]) || positions.last().is_some_and(|&p| p as usize >= seen) {
-                return Err(refuse(path, "positions are not increasing"));
-            }
-            let mut norms = vec![0f32; entry.slots];
-            file.read_exact(bytemuck::cast_slice_mut(&mut norms)).map_err(io)?;
-            let columns = read_columns(entry, &mut file, path)?;
-            let mut pages = vec![0u8; entry.pages * layout.page_bytes()];
-            file.read_exact(&mut pages).map_err(io)?;
-            head.load(&pages, positions, norms, columns);
+            restore_head(head, entry, seen, &mut file, path)?;
         }
     }
+    restore_narrow(&mut session, &header.narrow, &mut file, path)?;
     if !header.gathered.is_empty() && header.gathered.len() != session.model.config().layers {
         return Err(refuse(path, "what was gathered for the press is of another number of layers"));
     }

@@ -13,7 +13,7 @@ impl Session {
             .iter()
             .enumerate()
             .map(|(layer, cache)| LayerStats {
-                kept: cache.heads().iter().map(|h| h.len()).collect(),
+                kept: cache.lens(),
                 skipped: self.plan.as_ref().is_some_and(|p| p.is_skipped(layer)),
                 sliding: cache.window().is_some(),
             })
@@ -30,7 +30,7 @@ impl Session {
             page_bytes: pages as u64,
             metadata_bytes: metadata as u64,
             dense_bytes,
-            peak_page_bytes: (self.cache.slab().peak_pages() * self.cache.slab().page_bytes()) as u64,
+            peak_page_bytes: self.cache.peak_page_bytes() as u64,
             effective_ratio: if dense_bytes == 0 { 0.0 } else { 1.0 - kv_bytes as f64 / dense_bytes as f64 },
             presses_run: self.plan.as_ref().map_or(0, |p| p.counters.runs),
             evicted: self.plan.as_ref().map_or(0, |p| p.counters.evicted),
@@ -58,6 +58,13 @@ impl Session {
     fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         let config = self.model.config();
+        if let Some(narrow) = self.cache.layers().iter().find_map(|layer| layer.narrow()) {
+            notes.push(format!(
+                "older keys keep {} of {} channels; tokens are as many as before",
+                narrow.key_dim(),
+                config.head_dim
+            ));
+        }
         if let (Some(plan), true) = (&self.plan, self.seen() > 0) {
             let name = plan.policy.press.name();
             if plan.counters.runs == 0 && plan.press().own_budget() {
@@ -75,6 +82,9 @@ impl Session {
                 notes.push(format!(
                     "what was gathered for press {name} still counts tokens that were taken back: its sums cannot forget"
                 ));
+            }
+            if plan.counters.replayed > 0 {
+                notes.push(format!("press {name} read {} tokens again to judge the text", plan.counters.replayed));
             }
             if plan.unbounded() {
                 notes.push("skipped layers grow with the text: this cache is not bounded".to_string());

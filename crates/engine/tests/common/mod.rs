@@ -1,6 +1,8 @@
 //! What the engine's tests share: where the reference values are, and how to read them.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod twin;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};

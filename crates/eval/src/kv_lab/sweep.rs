@@ -233,7 +233,8 @@ pub fn run(
             continue;
         }
         let item = row.task.task().item(row.place, &subject.source)?;
-        let Companions { progress, cancel, clock, emit } = &mut *companions;
+        let (cancel, clock) = (companions.cancel, companions.clock);
+        let Companions { progress, emit, .. } = &mut *companions;
         let mut take = |cell: &Cell, measured: Measured| -> Result<(), EvalError> {
             let record = Record { identity: spec.identity(subject, row, cell), measured };
             emit(&record)?;
@@ -242,7 +243,7 @@ pub fn run(
             progress(done.measured, total);
             Ok(())
         };
-        let work = Work { spec, subject, cells: &cells, question: row.question, cancel: *cancel, clock: *clock };
+        let work = Work { spec, subject, cells: &cells, question: row.question, cancel, clock };
         match &item.content {
             Content::Ask { .. } | Content::Continue { .. } => measure::item(&work, &item, &mut take)?,
             Content::Capped { ids } => long::capped(&work, ids, &mut take)?,

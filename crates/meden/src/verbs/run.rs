@@ -13,6 +13,7 @@ use crate::load::{self, Opened};
 use crate::output;
 use crate::progress::say;
 use crate::prompt::{self, Prompt};
+use crate::repeat;
 use crate::shown::Shown;
 use crate::summary::{self, Memory, Timings};
 
@@ -67,8 +68,9 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     if args.sampling.logprobs > 0 && !global.json {
         return Err(usage("--logprobs: they are printed with --json only; add it"));
     }
-    let options = args.cache.session_options()?;
+    let mut options = args.cache.session_options()?;
     let opened = load::open(&args.model, global.quiet)?;
+    repeat::instruct(options.policy.as_mut(), opened.tokenizer.as_ref(), global.quiet)?;
     let prompt = read_prompt(&args, &opened)?;
     let loaded = opened.load(&options, (prompt.ids.len() + args.sampling.max_tokens).min(opened.config.context))?;
     let mut session = Session::new(loaded.model.clone(), options)?;

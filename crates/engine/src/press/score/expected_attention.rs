@@ -39,12 +39,7 @@ impl Default for ExpectedAttention {
 
 impl Build for ExpectedAttention {
     fn build(&self) -> Result<std::sync::Arc<dyn Press>, EngineError> {
-        if self.n_future_positions == 0 {
-            return Err(bad("expected_attention", "n_future_positions", 0, "at least 1"));
-        }
-        if !(self.epsilon.is_finite() && self.epsilon >= 0.0) {
-            return Err(bad("expected_attention", "epsilon", self.epsilon, "0 or a small positive number"));
-        }
+        self.check("expected_attention")?;
         Ok(std::sync::Arc::new(self.clone()))
     }
 }
@@ -75,6 +70,31 @@ impl Press for ExpectedAttention {
             // nothing but sinks has been read: all slots are alike, and protected
             return Ok(());
         }
+        let dim = layer.config().head_dim;
+        self.score_with(layer, scores, |q_head| {
+            (moments.mean(q_head, dim), self.use_covariance.then(|| moments.covariance(q_head, dim)))
+        })
+    }
+}
+
+impl ExpectedAttention {
+    pub(crate) fn check(&self, press: &str) -> Result<(), EngineError> {
+        if self.n_future_positions == 0 {
+            return Err(bad(press, "n_future_positions", 0, "at least 1"));
+        }
+        if !(self.epsilon.is_finite() && self.epsilon >= 0.0) {
+            return Err(bad(press, "epsilon", self.epsilon, "0 or a small positive number"));
+        }
+        Ok(())
+    }
+
+    /// Score with the moments of each query head before rotation: mean `(head_dim)`, covariance `(head_dim, head_dim)`.
+    pub(crate) fn score_with(
+        &self,
+        layer: &LayerView<'_>,
+        scores: &mut Scores,
+        moments: impl Fn(usize) -> (Vec<f64>, Option<Vec<f64>>),
+    ) -> Result<(), EngineError> {
         let (dim, group) = (layer.config().head_dim, layer.group());
         let turn = MeanRotation::of_future(layer, self.n_future_positions);
         for (number, (row, head)) in scores.rows_mut().iter_mut().zip(layer.heads).enumerate() {
@@ -82,13 +102,11 @@ impl Press for ExpectedAttention {
             let first = head.positions().partition_point(|&p| (p as usize) < self.n_sink);
             let free = &keys[first * dim..];
             for q_head in number * group..(number + 1) * group {
-                let mut mean = moments.mean(q_head, dim);
+                let (mut mean, mut covariance) = moments(q_head);
                 turn.turn(&mut mean);
-                let covariance = self.use_covariance.then(|| {
-                    let mut matrix = moments.covariance(q_head, dim);
-                    turn.turn_both(&mut matrix, dim);
-                    matrix
-                });
+                if let Some(matrix) = covariance.as_mut() {
+                    turn.turn_both(matrix, dim);
+                }
                 let mut logits = expected_logits(layer, free, (&mean, covariance.as_deref()))?;
                 softmax(&mut logits);
                 row[first..].iter_mut().zip(&logits).for_each(|(score, w)| *score += w / group as f32);

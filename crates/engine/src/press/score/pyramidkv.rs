@@ -63,7 +63,7 @@ impl Press for PyramidKv {
         self.snapkv().votes(layer, scores)
     }
 
-    fn layer_target(&self, share: LayerShare) -> usize {
+    fn layer_target(&self, share: LayerShare<'_>) -> usize {
         let (n, window, mean) = (share.seen as f64, self.window_size as f64, share.exact);
         let mut least = mean / self.beta;
         let mut most = 2.0 * mean - least;
@@ -71,10 +71,12 @@ impl Press for PyramidKv {
             most = n - window;
             least = 2.0 * mean - most;
         }
-        if !(n >= most && most >= least && least >= window) || share.layers < 2 {
+        if !(n >= most && most >= least && least >= window) || share.pressed.len() < 2 {
             return mean.round_ties_even() as usize;
         }
-        let step = (most - least) / (share.layers - 1) as f64;
-        (most - share.layer as f64 * step).round_ties_even() as usize
+        // by its place among the pressed layers, so that their mean is the budget
+        let place = share.pressed.partition_point(|&layer| layer < share.layer);
+        let step = (most - least) / (share.pressed.len() - 1) as f64;
+        (most - place as f64 * step).round_ties_even() as usize
     }
 }

@@ -53,7 +53,7 @@ impl Press for Ready {
         "block"
     }
 
-    super::passes_on!(needs, score, protects, layer_target, only_at_prefill_end);
+    super::passes_on!(needs, score, protects, layer_target, only_at_prefill_end, check);
 
     fn choose(&self, layer: &LayerView<'_>, _: &Scores, protect: Protect) -> Result<Keep, EngineError> {
         let target = layer.target;

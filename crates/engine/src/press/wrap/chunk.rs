@@ -70,7 +70,7 @@ impl Press for Ready {
         "chunk"
     }
 
-    super::passes_on!(needs, layer_target, only_at_prefill_end);
+    super::passes_on!(needs, layer_target, only_at_prefill_end, check);
 
     fn score(&self, layer: &LayerView<'_>, scores: &mut Scores) -> Result<(), EngineError> {
         for first in (0..layer.longest()).step_by(self.length) {
@@ -86,31 +86,43 @@ impl Press for Ready {
     }
 
     fn choose(&self, layer: &LayerView<'_>, scores: &Scores, protect: Protect) -> Result<Keep, EngineError> {
-        let mut keep: Keep = vec![Vec::new(); layer.heads.len()];
-        let share = layer.target as f64 / layer.longest().max(1) as f64;
-        for first in (0..layer.longest()).step_by(self.length) {
-            let part = Part::of(layer, first, self.length);
-            let of_part = Part::scores(scores, first, self.length);
-            let counts: Vec<usize> = part
-                .heads
-                .iter()
-                .map(|h| {
-                    let kept =
-                        if layer.kvpress() { h.len() as f64 * (1.0 - layer.removed) } else { h.len() as f64 * share };
-                    (kept as usize).max(1)
-                })
-                .collect();
-            // what the press protects, it protects in every chunk, as published; the policy's sinks and recents once
-            let inner = if layer.kvpress() { Protect::default() } else { self.inner.protects(layer.target) };
-            let last = first + self.length >= layer.longest();
-            let whole = Protect { sinks: protect.sinks, recents: if last { protect.recents } else { 0 } };
-            let view = layer.with(&part.heads, layer.target);
-            for (keep, slots) in keep.iter_mut().zip(best(&view, &of_part, &counts, whole.and(inner))?) {
-                keep.extend(slots.iter().map(|s| s + first as u32));
-            }
-        }
-        Ok(keep)
+        // what the press protects, it protects in every chunk, as published; the policy's sinks and recents once
+        let inner = if layer.kvpress() { Protect::default() } else { self.inner.protects(layer.target) };
+        choose_in_chunks(layer, scores, self.length, (protect, inner))
     }
+}
+
+/// The same share of each chunk of `length` slots, one at least. `whole` is protected in the text, `each` in every chunk.
+pub(crate) fn choose_in_chunks(
+    layer: &LayerView<'_>,
+    scores: &Scores,
+    length: usize,
+    (whole, each): (Protect, Protect),
+) -> Result<Keep, EngineError> {
+    let mut keep: Keep = vec![Vec::new(); layer.heads.len()];
+    let share = layer.target as f64 / layer.longest().max(1) as f64;
+    for first in (0..layer.longest()).step_by(length) {
+        let part = Part::of(layer, first, length);
+        let of_part = Part::scores(scores, first, length);
+        let counts: Vec<usize> = part
+            .heads
+            .iter()
+            .map(|h| {
+                let kept =
+                    if layer.kvpress() { h.len() as f64 * (1.0 - layer.removed) } else { h.len() as f64 * share };
+                (kept as usize).max(1)
+            })
+            .collect();
+        // the newest slots of the text that fall into this chunk
+        let after = layer.longest().saturating_sub(first + length);
+        let recents = whole.recents.saturating_sub(after);
+        let view = layer.with(&part.heads, layer.target);
+        let protect = Protect { sinks: whole.sinks, recents }.and(each);
+        for (keep, slots) in keep.iter_mut().zip(best(&view, &of_part, &counts, protect)?) {
+            keep.extend(slots.iter().map(|s| s + first as u32));
+        }
+    }
+    Ok(keep)
 }
 
 /// The slots of a chunk, as heads of their own.

@@ -54,7 +54,7 @@ impl Press for Ready {
         "chunkkv"
     }
 
-    super::passes_on!(needs, score, protects, observe, layer_target, only_at_prefill_end);
+    super::passes_on!(needs, score, protects, observe, layer_target, only_at_prefill_end, check);
 
     fn choose(&self, layer: &LayerView<'_>, scores: &Scores, protect: Protect) -> Result<Keep, EngineError> {
         check_scores(layer, scores)?;

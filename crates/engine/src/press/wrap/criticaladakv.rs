@@ -60,7 +60,7 @@ impl Press for Ready {
         Needs { values: true, output_projection: true, ..self.inner.needs() }
     }
 
-    super::passes_on!(score, protects, observe, layer_target, only_at_prefill_end);
+    super::passes_on!(score, protects, observe, layer_target, only_at_prefill_end, check);
 
     fn choose(&self, layer: &LayerView<'_>, scores: &Scores, protect: Protect) -> Result<Keep, EngineError> {
         let alpha = self.spec.alpha_safeguard;

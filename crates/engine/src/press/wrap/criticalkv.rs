@@ -88,7 +88,7 @@ impl Press for Ready {
         Needs { values: true, output_projection: true, ..self.inner.needs() }
     }
 
-    super::passes_on!(protects, observe, layer_target, only_at_prefill_end);
+    super::passes_on!(protects, observe, layer_target, only_at_prefill_end, check);
 
     fn score(&self, layer: &LayerView<'_>, scores: &mut Scores) -> Result<(), EngineError> {
         self.inner.score(layer, scores)?;

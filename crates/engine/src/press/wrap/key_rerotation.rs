@@ -46,7 +46,7 @@ impl Press for Ready {
         "key_rerotation"
     }
 
-    super::passes_on!(needs, score, protects, observe, choose, layer_target, only_at_prefill_end);
+    super::passes_on!(needs, score, protects, observe, choose, layer_target, only_at_prefill_end, check);
 
     fn renumbers(&self) -> bool {
         true

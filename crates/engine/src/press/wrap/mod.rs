@@ -2,11 +2,18 @@
 
 pub mod adakv;
 pub mod block;
+pub mod cam;
 pub mod chunk;
 pub mod chunkkv;
+pub mod composed;
 pub mod criticaladakv;
 pub mod criticalkv;
+pub mod dms;
+pub mod entropy_chunkkv;
 pub mod key_rerotation;
+pub mod lukv;
+pub mod merging;
+pub mod per_layer;
 pub(crate) mod pool;
 pub mod pooled;
 
@@ -30,7 +37,12 @@ pub(crate) fn scorer(wrapper: &str, inner: &PressSpec) -> Result<Arc<dyn Press>,
     if press.own_budget() {
         return Err(refuse("which decides itself how much stays"));
     }
-    if press.scope() == Scope::Cache || press.renumbers() || inner.inner().is_some_and(|_| !keeps_choice(inner)) {
+    let chooses = match inner {
+        PressSpec::Finch(finch) => finch.chunk_length.is_some(),
+        PressSpec::Composed(_) => true,
+        _ => inner.inner().is_some_and(|_| !keeps_choice(inner)),
+    };
+    if press.scope() == Scope::Cache || press.renumbers() || chooses {
         return Err(refuse("which chooses by itself what stays; put it outside instead"));
     }
     Ok(press)
@@ -70,7 +82,7 @@ macro_rules! passes_on {
         }
     };
     (@ layer_target) => {
-        fn layer_target(&self, share: crate::press::LayerShare) -> usize {
+        fn layer_target(&self, share: crate::press::LayerShare<'_>) -> usize {
             self.inner.layer_target(share)
         }
     };
@@ -84,9 +96,24 @@ macro_rules! passes_on {
             self.inner.choose(layer, scores, protect)
         }
     };
+    (@ own_budget) => {
+        fn own_budget(&self) -> bool {
+            self.inner.own_budget()
+        }
+    };
+    (@ check) => {
+        fn check(&self, config: &crate::model::config::Config) -> Result<(), crate::error::EngineError> {
+            self.inner.check(config)
+        }
+    };
     (@ only_at_prefill_end) => {
         fn only_at_prefill_end(&self) -> Option<&'static str> {
             self.inner.only_at_prefill_end()
+        }
+
+        // whatever limits the press inside limits its wrapper: data of another model, too
+        fn fits(&self, model: &crate::model::Model) -> Result<(), crate::error::EngineError> {
+            self.inner.fits(model)
         }
     };
 }

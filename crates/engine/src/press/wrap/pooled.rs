@@ -54,7 +54,7 @@ impl Press for Ready {
         "pooled"
     }
 
-    super::passes_on!(needs, protects, observe, layer_target, only_at_prefill_end);
+    super::passes_on!(needs, protects, observe, layer_target, only_at_prefill_end, check);
 
     fn score(&self, layer: &LayerView<'_>, scores: &mut Scores) -> Result<(), EngineError> {
         self.inner.score(layer, scores)?;
@@ -73,7 +73,7 @@ impl Press for Ready {
         let mut total = 0;
         for (layer, scores) in layers {
             check_scores(layer, scores)?;
-            let protect = self.inner.protects(layer.target);
+            let protect = layer.protect.and(self.inner.protects(layer.target));
             total += layer.target * layer.heads.len();
             for (head, row) in layer.heads.iter().zip(scores.rows()) {
                 heads.push(PoolHead { scores: row, positions: head.positions(), protect });

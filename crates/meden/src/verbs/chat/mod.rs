@@ -54,8 +54,9 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     if args.sampling.logprobs > 0 {
         return Err(usage("--logprobs: a chat has no place for them; use meden run --json"));
     }
-    let options = args.cache.session_options()?;
+    let mut options = args.cache.session_options()?;
     let opened = load::open(&args.model, global.quiet)?;
+    crate::repeat::instruct(options.policy.as_mut(), opened.tokenizer.as_ref(), global.quiet)?;
     if opened.template.is_none() {
         return Err(usage(format!(
             "{}: this model has no chat template, so it cannot hold a conversation; use meden run to continue a text",

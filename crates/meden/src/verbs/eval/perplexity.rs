@@ -73,8 +73,9 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     if args.nll && !global.json {
         return Err(usage("--nll: the losses are printed with --json only; add it"));
     }
-    let session = args.cache.session_options()?;
+    let mut session = args.cache.session_options()?;
     let opened = load::open(&args.model, global.quiet)?;
+    crate::repeat::instruct(session.policy.as_mut(), opened.tokenizer.as_ref(), global.quiet)?;
     let text = prompt::read_text(&args.file)?;
     let mut ids = opened.tokenizer()?.encode(&text, true)?;
     if let Some(most) = args.max_tokens {

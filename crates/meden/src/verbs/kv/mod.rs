@@ -1,6 +1,7 @@
 //! `meden kv`: what a compressed cache costs, what it has lost, and how to choose one.
 
 mod alr;
+mod calibrate;
 mod lab;
 mod load;
 mod plan;
@@ -34,6 +35,8 @@ pub enum Verb {
     Save(save::Args),
     /// Ask a saved cache
     Load(load::Args),
+    /// Make the file that some presses need, from a text of your own
+    Calibrate(calibrate::Args),
 }
 
 /// Runs the verb.
@@ -47,5 +50,6 @@ pub fn run(verb: Verb, global: Global) -> anyhow::Result<Exit> {
         Verb::Tune(args) => tune::run(args, global),
         Verb::Save(args) => save::run(args, global),
         Verb::Load(args) => load::run(args, global),
+        Verb::Calibrate(args) => calibrate::run(args, global),
     }
 }
