@@ -25,6 +25,7 @@ pub mod spec;
 pub mod view;
 pub mod watch;
 pub mod wrap;
+mod written;
 
 pub use registry::PressInfo;
 pub use spec::PressSpec;
