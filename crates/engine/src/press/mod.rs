@@ -22,6 +22,7 @@ pub mod rotation;
 pub mod score;
 pub mod select;
 pub mod spec;
+pub(crate) mod trained;
 pub mod view;
 pub mod watch;
 pub mod wrap;

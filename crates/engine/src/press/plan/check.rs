@@ -3,10 +3,10 @@
 use super::bytes::{Extra, bytes_of_tokens, tokens_of_bytes};
 use crate::cache::KvCache;
 use crate::model::config::Config;
+use crate::press::Press;
 use crate::press::budget::{Budget, SkipOverflow};
 use crate::press::policy::{Policy, PrefillSchedule, Rounding};
 use crate::press::registry::{self, Adaptivity};
-use crate::press::Press;
 
 pub(super) fn skipped_layers(policy: &Policy, config: &Config) -> Result<Vec<bool>, String> {
     let mut skipped = vec![false; config.layers];
