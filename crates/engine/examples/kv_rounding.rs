@@ -137,7 +137,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{} tokens, f32 cache: loss {loss:.4}", ids.len());
     println!("{:20} {:7} {:>8} {:>10}", "keys/values", "turned", "loss", "divergence");
     for kv_rotate in [None, Some(KvRotation::Hadamard)] {
-        for kv_type in [KvTypes::F16, KvTypes::Q8, KvTypes::Q8_Q4, KvTypes::Q4] {
+        for kv_type in [KvTypes::F16, KvTypes::Q8, KvTypes::Q8_Q4, KvTypes::Q4C_Q8, KvTypes::Q4C_Q4, KvTypes::Q4] {
             let options = SessionOptions { kv_type, kv_rotate, ..SessionOptions::default() };
             let (rows, loss) = read(&model, &ids, options, None)?;
             let (name, turn) = (kv_type.to_string(), kv_rotate.is_some());

@@ -20,7 +20,7 @@ const SINKS: usize = 2;
 const RECENTS: usize = 3;
 const PROMPT: usize = 48;
 const SCHEDULES: [&str; 2] = ["prefill_end", "prefill_chunk:8,decode_every:4"];
-const TYPES: [KvTypes; 4] = [KvTypes::F32, KvTypes::F16, KvTypes::Q8, KvTypes::Q8_Q4];
+const TYPES: [KvTypes; 5] = [KvTypes::F32, KvTypes::F16, KvTypes::Q8, KvTypes::Q8_Q4, KvTypes::Q4C_Q8];
 
 fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();

@@ -5,7 +5,7 @@
 
 mod common;
 
-use meden_engine::{Control, KvTypes, LogitRows, Policy, PressSpec, Session, SessionOptions};
+use meden_engine::{Control, KvTypes, LogitRows, Policy, PressSpec, Run, Session, SessionOptions};
 use meden_report::memory;
 
 const MIB: u64 = 1 << 20;
@@ -29,15 +29,18 @@ fn resident_memory_falls_with_the_cache_and_a_chunked_prefill_stays_bounded() {
     let schedule = format!("prefill_chunk:{chunk}").parse().unwrap();
     let policy = Policy { schedule, ..Policy::new(press.clone(), format!("{budget}").parse().unwrap()) };
     let options = SessionOptions { kv_type: KvTypes::F32, policy: Some(policy), ..SessionOptions::default() };
+    let forecast = options.forecast(model.config(), Run { prompt: text.len(), decode: 0 }).unwrap();
     let mut bounded = Session::new(model.clone(), options).unwrap();
     if memory::reset_peak() {
         let before = memory::resident().unwrap();
         bounded.forward(&text, LogitRows::None, &mut Control::default()).unwrap();
         let peak = memory::peak().unwrap();
+        // what was forecast before anything was read
         let config = model.config();
         let layout = bounded.cache().layers()[0].heads()[0].layout();
         let pages = config.layers * config.kv_heads * layout.pages_for(budget + chunk);
-        let allowed = (pages * layout.page_bytes()) as u64 + 10 * MIB;
+        assert!(forecast.peak_page_bytes <= (pages * layout.page_bytes()) as u64);
+        let allowed = forecast.peak_page_bytes + 10 * MIB;
         assert!(
             peak <= before + allowed,
             "peak {} MiB over {} MiB, allowed {} MiB",
@@ -51,11 +54,22 @@ fn resident_memory_falls_with_the_cache_and_a_chunked_prefill_stays_bounded() {
     drop(bounded);
 
     // evicted pages are given back to the system
-    let mut session =
-        Session::new(model.clone(), SessionOptions { kv_type: KvTypes::F32, ..SessionOptions::default() }).unwrap();
+    let options = SessionOptions { kv_type: KvTypes::F32, ..SessionOptions::default() };
+    let forecast = options.forecast(model.config(), Run { prompt: text.len(), decode: 0 }).unwrap();
+    let mut session = Session::new(model.clone(), options).unwrap();
+    let empty = memory::resident().unwrap();
     session.forward(&text, LogitRows::None, &mut Control::default()).unwrap();
     let full = session.stats();
     let before = memory::resident().unwrap();
+    // the forecast is of the process, not of a counter: it grew by that, but for buffers
+    let grown = before - empty;
+    assert!(
+        grown > forecast.kv_bytes - forecast.kv_bytes / 20
+            && grown < forecast.kv_bytes + forecast.kv_bytes / 20 + 10 * MIB,
+        "forecast {} MiB, resident memory grew by {} MiB",
+        forecast.kv_bytes / MIB,
+        grown / MIB
+    );
     for layer in 0..model.config().layers {
         for head in 0..model.config().kv_heads {
             let keep: Vec<u32> = (0..text.len() as u32).filter(|p| p % 8 == 0).collect();

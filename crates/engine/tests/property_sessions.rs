@@ -39,7 +39,13 @@ fn schedule() -> impl Strategy<Value = Schedule> {
 
 fn case() -> impl Strategy<Value = Case> {
     let model = prop_oneof![Just("llama"), Just("qwen3"), Just("gemma3"), Just("llama-mha-bias")];
-    let kv = prop_oneof![Just(KvTypes::F32), Just(KvTypes::F16), Just(KvTypes::Q8), Just(KvTypes::Q4)];
+    let kv = prop_oneof![
+        Just(KvTypes::F32),
+        Just(KvTypes::F16),
+        Just(KvTypes::Q8),
+        Just(KvTypes::Q4),
+        Just(KvTypes::Q4C_Q8)
+    ];
     let protect = (0usize..6, 0usize..10);
     let skip = proptest::collection::btree_set(0usize..3, 0..3);
     let overflow = prop_oneof![Just(SkipOverflow::Window), Just(SkipOverflow::Grow)];

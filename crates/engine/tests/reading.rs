@@ -32,11 +32,15 @@ const TWO_PAGES: &str = r#"{"kind": "quest", "budget": 1, "skip_layers": [], "mi
 
 #[test]
 fn a_budget_of_all_pages_gives_the_bits_of_reading_everything() {
-    for name in ["llama", "qwen3", "gemma2", "mistral-sliding"] {
+    for (name, kv_type) in ["llama", "qwen3", "gemma2", "mistral-sliding"]
+        .into_iter()
+        .flat_map(|name| [KvTypes::F32, KvTypes::Q4C_Q8].map(|kv| (name, kv)))
+    {
         let Some(model) = common::tiny(name) else { return };
-        let (mut dense, mut sparse) = (open(&model, None), open(&model, Some("quest:100000")));
+        let open = |read| Session::new(model.clone(), SessionOptions { kv_type, ..options(read) }).unwrap();
+        let (mut dense, mut sparse) = (open(None), open(Some("quest:100000")));
         assert_eq!(bits(&run(&mut dense, &ids(200))), bits(&run(&mut sparse, &ids(200))));
-        assert_eq!(bits(&decode(&mut dense, &ids(20))), bits(&decode(&mut sparse, &ids(20))), "{name}");
+        assert_eq!(bits(&decode(&mut dense, &ids(20))), bits(&decode(&mut sparse, &ids(20))), "{name} {kv_type}");
         let stats = sparse.stats();
         let read = stats.read.unwrap();
         assert_eq!((read.tokens, read.share), (20, Some(1.0)), "{name}");

@@ -63,7 +63,7 @@ fn a_saved_session_goes_on_bit_identically() {
     let dir = std::env::temp_dir().join(format!("meden-session-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     let path = dir.join("s.kv");
-    for kv_type in [KvTypes::F32, KvTypes::F16, KvTypes::Q8, KvTypes::Q8_Q4] {
+    for kv_type in [KvTypes::F32, KvTypes::F16, KvTypes::Q8, KvTypes::Q4C_Q8, KvTypes::Q8_Q4] {
         let options = SessionOptions {
             kv_type,
             policy: Some(policy(&presses()[0], "24", "decode_every:4")),

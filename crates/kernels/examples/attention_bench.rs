@@ -88,7 +88,7 @@ fn seconds(work: &Work, model: &Model, layers: &[Layer]) -> f64 {
     let mut best = vec![Duration::MAX; layers.len()];
     for _ in 0..work.runs {
         for ((layer, pages), best) in layers.iter().zip(&pages).zip(&mut best) {
-            let view = |pages| HeadView { layout: layer.layout, pages, positions: &layer.positions };
+            let view = |pages| HeadView { layout: layer.layout, pages, positions: &layer.positions, starts: &[] };
             let heads: Vec<HeadView> = pages.iter().map(|p| view(p)).collect();
             let input = AttendInput { q: &q, q_positions: &q_positions, q_heads: model.q_heads, heads: &heads, params };
             let start = Instant::now();

@@ -44,7 +44,7 @@ fn textbook(case: &Case) -> Answer {
             for (slot, logit) in logits.iter().enumerate().filter(|l| *l.1 > f64::NEG_INFINITY) {
                 let weight = (logit - top).exp();
                 total += weight;
-                let (page, at) = (slot / head.layout.tokens(), slot % head.layout.tokens());
+                let (page, at) = head.place(slot);
                 head.layout.read_value(&head.pages[page], at, &mut values);
                 row.iter_mut().zip(&values).for_each(|(o, v)| *o += weight * f64::from(*v));
             }
@@ -180,7 +180,7 @@ fn kept_slots_alone_equal_the_dense_cache_with_the_evicted_ones_masked() {
     let params = AttendParams { scale: 0.125, softcap: None, window: None };
     let positions = kept.iter().map(|&p| p as u32).collect();
     let case = Case {
-        heads: vec![Head { layout, pages, positions }],
+        heads: vec![Head { layout, pages, positions, starts: Vec::new() }],
         group,
         q,
         q_positions: (n..n + m as u32).collect(),
@@ -202,7 +202,7 @@ fn a_query_before_every_key_gives_zeros_and_minus_infinity() {
     let params = AttendParams { scale: 0.125, softcap: None, window: None };
     for m in [1, 40] {
         let (q, q_positions) = (noise.values(m * 2 * 64), (0..m as u32).collect());
-        let head = Head { layout, pages: head.pages.clone(), positions: head.positions.clone() };
+        let head = Head { layout, pages: head.pages.clone(), positions: head.positions.clone(), starts: Vec::new() };
         let case = Case { heads: vec![head], group: 2, q, q_positions, params };
         for isa in Isa::available() {
             let answer = run(&case, isa, 1);
@@ -218,7 +218,7 @@ fn sizes_that_do_not_fit_are_refused_with_their_numbers() {
     let page = vec![0u8; layout.page_bytes()];
     let positions: Vec<u32> = (0..17).collect();
     let pages = [&page[..]];
-    let heads = [HeadView { layout, pages: &pages, positions: &positions }];
+    let heads = [HeadView { layout, pages: &pages, positions: &positions, starts: &[] }];
     let params = AttendParams { scale: 1.0, softcap: None, window: None };
     let q = [0.0; 64];
     let run = |q: &[f32], q_heads: usize, heads: &[HeadView], out: &mut [f32]| {
@@ -227,7 +227,7 @@ fn sizes_that_do_not_fit_are_refused_with_their_numbers() {
     };
     let too_few_pages = run(&q, 1, &heads, &mut [0.0; 64]);
     assert!(matches!(too_few_pages, Err(KernelError::Length { expected: 2, got: 1, .. })), "{too_few_pages:?}");
-    let heads = [HeadView { layout, pages: &pages, positions: &positions[..16] }];
+    let heads = [HeadView { layout, pages: &pages, positions: &positions[..16], starts: &[] }];
     assert_eq!(run(&q, 1, &heads, &mut [0.0; 64]), Ok(()));
     let short_output = run(&q, 1, &heads, &mut [0.0; 63]);
     assert!(matches!(short_output, Err(KernelError::Length { expected: 64, got: 63, .. })), "{short_output:?}");

@@ -59,7 +59,7 @@ fn near(got: &[f32], expected: &[f32], kind: KvType) {
         let tolerance = match kind {
             KvType::F32 | KvType::F16 => 0.0,
             KvType::Q8 => 16.3 / 127.0 * 0.57,
-            KvType::Q4 => 31.3 / 15.0 * 0.51,
+            KvType::Q4 | KvType::Q4c => 31.3 / 15.0 * 0.51,
         };
         assert!((g - e).abs() <= tolerance, "{kind}: {g} against {e}");
     }
@@ -145,6 +145,89 @@ fn q4_spends_its_steps_between_least_and_largest() {
     }
 }
 
+/// What keys by channel are for: a channel far from zero, and one that spreads wide, do not touch the steps of others.
+#[test]
+fn keys_by_channel_have_steps_of_their_own_in_each_channel() {
+    for dim in [20, 64, 80] {
+        let layout = PageLayout::new(dim, 64, KvType::Q4c, KvType::Q8);
+        let mut page = vec![0xff; layout.page_bytes()];
+        for slots in [1, 2, 16, layout.tokens()] {
+            // channel c spans (c + 1) / 10 from c on
+            let keys: Vec<f32> = (0..slots * dim)
+                .map(|at| {
+                    let (slot, c) = (at / dim, at % dim);
+                    c as f32 + (slot * 7 % 16) as f32 / 15.0 * (c + 1) as f32 / 10.0
+                })
+                .collect();
+            layout.write_keys(&mut page, &keys);
+            let mut out = vec![0.0; dim];
+            for slot in 0..slots {
+                layout.read_key(&page, slot, &mut out);
+                for (c, (x, v)) in out.iter().zip(&keys[slot * dim..]).enumerate() {
+                    // sixteen steps meet sixteen values, but for the f16 of step and least value
+                    assert!(
+                        (x - v).abs() <= 4e-3 * (c + 1) as f32,
+                        "{dim}, {slots}: slot {slot}, channel {c}: {x} {v}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn damage_of_a_key_by_channel_shows_in_its_channel() {
+    let layout = PageLayout::new(64, 64, KvType::Q4c, KvType::F16);
+    for damage in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+        let (mut page, mut out) = (vec![0; layout.page_bytes()], [0.0; 64]);
+        let mut keys: Vec<f32> = (0..20).flat_map(|slot| row(slot, 64, 0)).collect();
+        keys[7 * 64 + 40] = damage;
+        layout.write_keys(&mut page, &keys);
+        for slot in 0..20 {
+            layout.read_key(&page, slot, &mut out);
+            for (c, x) in out.iter().enumerate() {
+                assert_eq!(x.is_nan(), c == 40, "{damage}: slot {slot}, channel {c}: {x}");
+            }
+        }
+    }
+    // beyond the range of a step, and both ends at once
+    let (mut page, mut out) = (vec![0; layout.page_bytes()], [0.0; 64]);
+    let ends: Vec<f32> = (0..2 * 64).map(|at| if at < 64 { -1e30 } else { 1e30 }).collect();
+    layout.write_keys(&mut page, &ends);
+    for slot in 0..2 {
+        layout.read_key(&page, slot, &mut out);
+        assert!(out.iter().all(|x| x.is_finite()), "{out:?}");
+    }
+}
+
+#[test]
+fn a_page_of_keys_by_channel_holds_its_table_beside_the_tokens() {
+    let layout = PageLayout::new(64, 64, KvType::Q4c, KvType::Q8);
+    assert_eq!((layout.page_bytes(), layout.token_bytes(), layout.tokens()), (4096, 100, 38));
+    let mut page = vec![0; layout.page_bytes()];
+    let keys: Vec<f32> = (0..38).flat_map(|slot| row(slot, 64, 0)).collect();
+    layout.write_keys(&mut page, &keys);
+    (0..38).for_each(|slot| layout.write_value(&mut page, slot, &row(slot, 64, 1)));
+    let mut value = [0.0; 64];
+    for slot in 0..38 {
+        layout.read_value(&page, slot, &mut value);
+        near(&value, &row(slot, 64, 1), KvType::Q8);
+    }
+    // slots move within their page, and their neighbours stay
+    let mut kept = [0.0; 64];
+    layout.read_key(&page, 30, &mut kept);
+    layout.move_slot(&mut page, 30, 2);
+    let mut key = [0.0; 64];
+    layout.read_key(&page, 2, &mut key);
+    assert_eq!(key, kept);
+}
+
+#[test]
+#[should_panic(expected = "only keys are stored by channel")]
+fn values_by_channel_are_refused() {
+    PageLayout::new(64, 64, KvType::Q8, KvType::Q4c);
+}
+
 #[test]
 #[should_panic(expected = "slot 16 is not in a page of 16 tokens")]
 fn a_slot_behind_the_page_is_refused() {
@@ -154,11 +237,14 @@ fn a_slot_behind_the_page_is_refused() {
 
 #[test]
 fn types_have_the_same_names_everywhere() {
-    for kind in KvType::ALL {
+    for kind in KvType::KEYS {
         assert_eq!(kind.to_string().parse(), Ok(kind));
         assert_eq!(serde_json::to_string(&kind).ok(), Some(format!("\"{kind}\"")));
         assert_eq!(serde_json::from_str(&format!("\"{kind}\"")).ok(), Some(kind));
     }
     let error = "q3".parse::<KvType>().err().map(|e| e.to_string());
-    assert_eq!(error.as_deref(), Some("\"q3\" is not a cache element type; the types are f32, f16, q8 and q4"));
+    assert_eq!(
+        error.as_deref(),
+        Some("\"q3\" is not a cache element type; the types are f32, f16, q8, q4 and, for keys, q4c")
+    );
 }

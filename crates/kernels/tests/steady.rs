@@ -37,7 +37,7 @@ fn attention_allocates_nothing_in_the_steady_state() {
     let page = vec![0u8; layout.page_bytes()];
     let pages = vec![&page[..]; layout.pages_for(slots)];
     let positions: Vec<u32> = (0..slots as u32).collect();
-    let heads = [HeadView { layout, pages: &pages, positions: &positions }; 3];
+    let heads = [HeadView { layout, pages: &pages, positions: &positions, starts: &[] }; 3];
     let params = AttendParams { scale: 0.125, softcap: None, window: None };
     // One thread: which thread takes which task is left to chance, and each grows its own buffers when it first does.
     let pool = Pool::new(1);

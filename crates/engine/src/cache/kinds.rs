@@ -1,6 +1,6 @@
 //! Element types of a cache, one for keys and one for values.
 
-use meden_kernels::attention::KvType;
+use meden_kernels::attention::{KvType, MOST_BY_CHANNEL};
 use serde::{Deserialize, Serialize};
 
 use crate::error::EngineError;
@@ -28,6 +28,10 @@ impl KvTypes {
     pub const Q4: KvTypes = KvTypes::both(KvType::Q4);
     /// Keys in q8, values in q4.
     pub const Q8_Q4: KvTypes = KvTypes { key: KvType::Q8, value: KvType::Q4 };
+    /// Keys in q4 by channel, values in q8.
+    pub const Q4C_Q8: KvTypes = KvTypes { key: KvType::Q4c, value: KvType::Q8 };
+    /// Keys in q4 by channel, values in q4: five bits a number, as in q4.
+    pub const Q4C_Q4: KvTypes = KvTypes { key: KvType::Q4c, value: KvType::Q4 };
 
     const fn both(kind: KvType) -> KvTypes {
         KvTypes { key: kind, value: kind }
@@ -35,15 +39,34 @@ impl KvTypes {
 
     /// Does either half hold fewer than eight bits a value?
     pub fn is_low_bit(self) -> bool {
-        [self.key, self.value].contains(&KvType::Q4)
+        [self.key, self.value].contains(&KvType::Q4) || self.key.is_by_channel()
+    }
+
+    /// Refuses values by channel, and keys that are too wide for such a type.
+    pub(crate) fn check(self, head_dim: usize) -> Result<(), EngineError> {
+        if self.value.is_by_channel() {
+            return Err(values_by_channel(&self.to_string()));
+        }
+        if !self.key.is_by_channel() || head_dim <= MOST_BY_CHANNEL {
+            return Ok(());
+        }
+        Err(EngineError::Setting {
+            field: "cache element type",
+            value: self.to_string(),
+            allowed: format!(
+                "another type: keys by channel have at most {MOST_BY_CHANNEL} channels, this model's {head_dim}"
+            ),
+        })
     }
 }
 
-impl From<KvType> for KvTypes {
-    fn from(kind: KvType) -> KvTypes {
-        KvTypes::both(kind)
-    }
+fn values_by_channel(text: &str) -> EngineError {
+    let allowed = format!("{ALLOWED}; only keys are stored by channel");
+    EngineError::Setting { field: "cache element type", value: text.to_string(), allowed }
 }
+
+const ALLOWED: &str =
+    "f32, f16, q8 or q4, or two of them for keys and values, as in q8/q4; keys may also be q4c, as in q4c/q8";
 
 impl std::str::FromStr for KvTypes {
     type Err = EngineError;
@@ -53,14 +76,18 @@ impl std::str::FromStr for KvTypes {
             name.parse::<KvType>().map_err(|_| EngineError::Setting {
                 field: "cache element type",
                 value: text.to_string(),
-                allowed: "f32, f16, q8 or q4, or two of them for keys and values, as in q8/q4".to_string(),
+                allowed: ALLOWED.to_string(),
             })
         };
-        match text.split_once('/') {
-            _ if text == "k8v4" => Ok(KvTypes::Q8_Q4),
-            Some((key, value)) => Ok(KvTypes { key: one(key)?, value: one(value)? }),
-            None => Ok(one(text)?.into()),
+        let kinds = match text.split_once('/') {
+            _ if text == "k8v4" => return Ok(KvTypes::Q8_Q4),
+            Some((key, value)) => KvTypes { key: one(key)?, value: one(value)? },
+            None => KvTypes::both(one(text)?),
+        };
+        if kinds.value.is_by_channel() {
+            return Err(values_by_channel(text));
         }
+        Ok(kinds)
     }
 }
 
@@ -78,7 +105,7 @@ mod tests {
 
     #[test]
     fn types_are_written_once_or_as_a_pair() {
-        for key in KvType::ALL {
+        for key in KvType::KEYS {
             for value in KvType::ALL {
                 let kinds = KvTypes { key, value };
                 assert_eq!(kinds.to_string().parse::<KvTypes>().expect("its own form"), kinds);
@@ -91,7 +118,7 @@ mod tests {
         assert_eq!(serde_json::from_str::<KvTypes>("\"f16\"").expect("a plain type"), KvTypes::F16);
         assert_eq!("k8v4".parse::<KvTypes>().expect("the alias"), KvTypes::Q8_Q4);
         assert_eq!(KvTypes::Q8_Q4.to_string(), "q8/q4");
-        for bad in ["", "q5", "q8/", "/q4", "q8/q4/q4", "k4v8"] {
+        for bad in ["", "q5", "q8/", "/q4", "q8/q4/q4", "k4v8", "q4c", "q8/q4c"] {
             let error = bad.parse::<KvTypes>().expect_err(bad).to_string();
             assert!(error.contains("q8/q4"), "{error}");
         }

@@ -58,6 +58,8 @@ pub struct LayerCache {
     /// Older tokens, with fewer channels a key.
     narrow: Option<Narrow>,
     slabs: Slabs,
+    /// Keys by channel on their way into a page.
+    buffer: Vec<f32>,
 }
 
 impl KvCache {
@@ -74,6 +76,7 @@ impl KvCache {
                 window: config.attention[layer].window,
                 narrow: None,
                 slabs: slabs.clone(),
+                buffer: Vec::new(),
             })
             .collect();
         KvCache { layers, slab, slabs, kv_type, rotation }
@@ -205,6 +208,9 @@ impl LayerCache {
                 let at = (token * heads + number) * width;
                 head.push(position, &keys[at..at + width], &values[at..at + width]);
             }
+        }
+        for head in &mut self.heads {
+            head.settle(&mut self.buffer);
         }
     }
 

@@ -115,3 +115,62 @@ impl<'a> Turner<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::rope::RopeScaling;
+
+    /// A row as a rotation table turns it.
+    fn rotated(row: &[f32], spec: &RopeSpec, position: u32) -> Vec<f32> {
+        let mut table = RopeTable::default();
+        spec.fill(&[position], false, &mut table);
+        let (mut out, pairs) = (row.to_vec(), spec.rotated() / 2);
+        for i in 0..pairs {
+            let (a, b) = (row[i], row[i + pairs]);
+            out[i] = a * table.cos[i] - b * table.sin[i];
+            out[i + pairs] = b * table.cos[i] + a * table.sin[i];
+        }
+        out
+    }
+
+    #[test]
+    fn turning_a_key_back_is_having_rotated_it_for_its_new_position_whatever_the_scaling() {
+        let long = |divisor: f64| vec![divisor; 8];
+        let scalings = [
+            RopeScaling::None,
+            RopeScaling::Linear { factor: 4.0 },
+            RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 64 },
+            RopeScaling::Yarn { factor: 4.0, original: 64, attention_factor: None, beta_fast: 32.0, beta_slow: 1.0 },
+            RopeScaling::Yarn {
+                factor: 4.0,
+                original: 64,
+                attention_factor: Some(1.3),
+                beta_fast: 32.0,
+                beta_slow: 1.0,
+            },
+            RopeScaling::Long {
+                short: long(1.5),
+                long: long(3.0),
+                original: 64,
+                context: 256,
+                attention_factor: Some(1.2),
+            },
+        ];
+        // 16 of 20 channels turn
+        let key: Vec<f32> = (0..20).map(|i| ((i * i) as f32 * 0.37).sin()).collect();
+        for scaling in scalings {
+            let spec = RopeSpec::new(16, 10_000.0, &scaling).unwrap();
+            for (from, to) in [(5, 5), (5, 0), (60, 7), (63, 62)] {
+                let mut turned = rotated(&key, &spec, from);
+                Turner::new(&spec, false).back(&mut turned, from, to);
+                for (a, b) in turned.iter().zip(rotated(&key, &spec, to)) {
+                    assert!((a - b).abs() < 1e-5, "{scaling:?}, {from} to {to}: {a} {b}");
+                }
+                unrotated_rows(&spec, false, &[to], &mut turned);
+                let off = turned.iter().zip(&key).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(off < 1e-5, "{scaling:?}, {to} off: {off}");
+            }
+        }
+    }
+}

@@ -66,13 +66,21 @@ impl Reader {
         }
         let quest = quest.clone();
         self.choose(&quest, cache, (isa, queries));
-        let mut pages: Vec<Vec<&[u8]>> = Vec::with_capacity(cache.heads().len());
+        let mut pages: Vec<(Vec<&[u8]>, Vec<u32>)> = Vec::with_capacity(cache.heads().len());
         for (head, chosen) in cache.heads().iter().zip(&self.chosen) {
-            pages.push(chosen.iter().map(|&(_, page)| head.pages()[page]).collect());
+            let mut starts = Vec::new();
+            if !head.starts().is_empty() {
+                starts.push(0);
+                for &(_, page) in chosen {
+                    starts.push(starts[starts.len() - 1] + head.slots_of(page).len() as u32);
+                }
+            }
+            pages.push((chosen.iter().map(|&(_, page)| head.pages()[page]).collect(), starts));
         }
         let heads = cache.heads().iter().zip(&pages).zip(&self.positions);
-        let views: Vec<HeadView<'_>> =
-            heads.map(|((head, pages), positions)| HeadView { layout: head.layout(), pages, positions }).collect();
+        let views: Vec<HeadView<'_>> = heads
+            .map(|((head, (pages, starts)), positions)| HeadView { layout: head.layout(), pages, positions, starts })
+            .collect();
         f(&views)
     }
 
@@ -94,7 +102,7 @@ impl Reader {
             quest::choose(head, isa, queries, count, &mut self.chosen[number]);
             positions.clear();
             for &(_, page) in &self.chosen[number] {
-                positions.extend_from_slice(&head.positions()[page * tokens..head.len().min((page + 1) * tokens)]);
+                positions.extend_from_slice(&head.positions()[head.slots_of(page)]);
             }
             self.stats.bytes += (positions.len() * token_bytes + bounds) as u64;
             self.stats.dense_bytes += (head.len() * token_bytes) as u64;

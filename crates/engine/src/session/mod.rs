@@ -94,6 +94,7 @@ impl Session {
                 allowed: "at least 1 token".into(),
             });
         }
+        options.kv_type.check(model.config().head_dim)?;
         if let Some(rotation) = options.kv_rotate {
             rotation.check(model.config().head_dim)?;
         }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use meden_files::AtomicFile;
 use meden_files::hash::Hash;
+use meden_kernels::attention::PageLayout;
 use serde::{Deserialize, Serialize};
 
 use super::gathered::{self, GatheredHeader};
@@ -57,6 +58,32 @@ struct HeadHeader {
     slots: usize,
     pages: usize,
     columns: Vec<String>,
+    /// First slot of each page, and their number, for keys by channel; empty for others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    starts: Vec<u32>,
+    /// Slots whose keys are beside the open page.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    open: usize,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
+impl HeadHeader {
+    /// Do pages and slots fit together?
+    fn fits(&self, layout: &PageLayout) -> bool {
+        if !layout.key_type().is_by_channel() {
+            return self.pages == layout.pages_for(self.slots) && self.starts.is_empty() && self.open == 0;
+        }
+        let sound = |w: &[u32]| w[0] < w[1] && (w[1] - w[0]) as usize <= layout.tokens();
+        let newest = self.starts.windows(2).last().map_or(0, |w| w[1].saturating_sub(w[0]) as usize);
+        self.starts.len() == self.pages + usize::from(!self.starts.is_empty())
+            && self.starts.first().is_none_or(|&first| first == 0)
+            && self.starts.last().copied().unwrap_or(0) as usize == self.slots
+            && self.starts.windows(2).all(sound)
+            && (self.open == 0 || (self.open == newest && self.open < layout.tokens()))
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -102,6 +129,8 @@ pub(super) fn save(session: &Session, path: &Path, note: &serde_json::Value) -> 
                 slots: h.len(),
                 pages: h.pages().len(),
                 columns: h.columns().iter().map(|c| c.name.to_string()).collect(),
+                starts: h.starts().to_vec(),
+                open: h.open_keys().len() / h.layout().key_dim().max(1),
             })
             .collect(),
         read: session.reader.as_ref().map(Reader::stats),
@@ -151,7 +180,8 @@ fn restore_narrow(
             return Err(refuse(path, "narrow keys of a layer without heads"));
         };
         for ((head, &slots), first) in narrow.heads_mut().iter_mut().zip(&header.slots).zip(first) {
-            let entry = HeadHeader { slots, pages: head.layout().pages_for(slots), columns: Vec::new() };
+            let pages = head.layout().pages_for(slots);
+            let entry = HeadHeader { slots, pages, columns: Vec::new(), starts: Vec::new(), open: 0 };
             let limit = first.map_or(seen, |p| p as usize);
             restore_head(head, &entry, limit, file, path)?;
         }
@@ -169,7 +199,7 @@ fn restore_head(
 ) -> Result<(), EngineError> {
     let io = |error: std::io::Error| refuse(path, format!("cannot be read: {error}"));
     let layout = head.layout();
-    if entry.slots > limit || entry.pages != layout.pages_for(entry.slots) {
+    if entry.slots > limit || !entry.fits(&layout) {
         return Err(refuse(path, format!("{} slots on {} pages do not fit", entry.slots, entry.pages)));
     }
     let mut positions = vec![0u32; entry.slots];
@@ -180,9 +210,14 @@ fn restore_head(
     let mut norms = vec![0f32; entry.slots];
     file.read_exact(bytemuck::cast_slice_mut(&mut norms)).map_err(io)?;
     let columns = read_columns(entry, file, path)?;
+    let mut open = vec![half::f16::ZERO; entry.open * layout.key_dim()];
+    file.read_exact(bytemuck::cast_slice_mut(&mut open)).map_err(io)?;
     let mut pages = vec![0u8; entry.pages * layout.page_bytes()];
     file.read_exact(&mut pages).map_err(io)?;
     head.load(&pages, positions, norms, columns);
+    if layout.key_type().is_by_channel() {
+        head.load_by_channel(entry.starts.clone(), open);
+    }
     Ok(())
 }
 
@@ -202,6 +237,7 @@ fn write<'a>(
         for column in head.columns() {
             out.write_all(bytemuck::cast_slice(&column.values))?;
         }
+        out.write_all(bytemuck::cast_slice(head.open_keys()))?;
         for page in head.pages() {
             out.write_all(page)?;
         }

@@ -1,6 +1,7 @@
 //! What a session's cache holds and costs, and what a user should know about it.
 
 use super::Session;
+use crate::cache::head::by_channel::extra_bytes;
 use crate::cache::stats::{CacheStats, LayerStats};
 use crate::press::plan::At;
 use crate::read::Reader;
@@ -49,8 +50,12 @@ impl Session {
                 let layout = head.layout();
                 // a sliding layer holds its own slots with or without a press
                 let slots = if layer.window().is_some() { head.len() } else { self.seen() };
-                let metadata = slots * (size_of::<u32>() + size_of::<f32>());
-                bytes += (slots.div_ceil(layout.tokens()) * layout.page_bytes() + metadata) as u64;
+                let mut metadata = slots * (size_of::<u32>() + size_of::<f32>());
+                let pages = layout.pages_for(slots);
+                if layout.key_type().is_by_channel() && slots > 0 {
+                    metadata += extra_bytes(pages, slots % layout.tokens(), layout.key_dim());
+                }
+                bytes += (pages * layout.page_bytes() + metadata) as u64;
             }
         }
         bytes

@@ -5,9 +5,10 @@
 //! they are loaded and never written back. While a tile is worked on, the next one's memory is asked for row by row:
 //! without that, reading and computing would take turns.
 
+use super::channels::Folded;
 use super::decode::{BLOCK, STATE};
 use super::keys::{Queries, logits};
-use super::rows::{Pieces, Walk};
+use super::rows::{Piece, Pieces, Walk};
 use super::simd::*;
 use super::softmax::{Softmax, soften};
 use super::values::mix;
@@ -55,13 +56,17 @@ fn rows_of<const R: usize>(job: &RunJob, first: usize, out: &mut [f32]) {
     let queries = job.queries[first * width..][..R * width].as_chunks::<8>().0.as_chunks::<R>().0;
     let mut softmax = Softmax::default();
     let mut weights = [[0.0; TILE + 8]; R];
+    let mut folded = job.head.layout.key_type().is_by_channel().then(|| (Folded::new(), None));
 
     let mut walk = Walk::new(job.head, job.slots.clone());
     let mut tile = walk.tile(TILE);
     let mut start = job.slots.start;
     while tile.slots > 0 {
         let next = walk.tile(TILE);
-        weigh::<R>(job.head, queries, (&tile, &next), &mut weights);
+        match &mut folded {
+            None => weigh::<R>(job.head, queries, (&tile, &next), &mut weights),
+            Some(folded) => weigh_codes::<R>(job.head, queries, (&tile, &next), folded, &mut weights),
+        }
         let slots = start..start + tile.slots;
         let mut seen: [Range<usize>; R] = std::array::from_fn(|_| 0..0);
         for (r, seen) in seen.iter_mut().enumerate() {
@@ -100,7 +105,35 @@ fn weigh<const R: usize>(
             KvType::F32 => logits::<F32, R>(&rows, ahead, &queries, weights, at),
             KvType::F16 => logits::<F16, R>(&rows, ahead, &queries, weights, at),
             KvType::Q8 => logits::<Q8, R>(&rows, ahead, &queries, weights, at),
-            KvType::Q4 => logits::<Q4, R>(&rows, ahead, &queries, weights, at),
+            KvType::Q4 | KvType::Q4c => logits::<Q4, R>(&rows, ahead, &queries, weights, at),
+        }
+        at += piece.count;
+    }
+}
+
+/// The same for keys by channel, whose page's table has gone into the queries.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn weigh_codes<'a, const R: usize>(
+    head: &HeadView,
+    queries: &[[[f32; 8]; R]],
+    (tile, next): (&Pieces<'a>, &Pieces<'a>),
+    (folded, page): &mut (Folded<R>, Option<Piece<'a>>),
+    weights: &mut [Weights; R],
+) {
+    let part = head.layout.key_part();
+    let mut at = 0;
+    for (i, piece) in tile.iter().enumerate() {
+        let ahead = next.get(i).unwrap_or(piece).address(&part);
+        if !page.as_ref().is_some_and(|page| page.shares_page(piece)) {
+            folded.fold(queries, piece, &part);
+            *page = Some(*piece);
+        }
+        let width = part.dim.next_multiple_of(8);
+        let codes = Queries::new(folded.queries(width / 8), width);
+        logits::<Q4, R>(&piece.codes(&part), ahead, &codes, weights, at);
+        for (weights, offset) in weights.iter_mut().zip(folded.offsets()) {
+            weights[at..at + piece.count].iter_mut().for_each(|x| *x += offset);
         }
         at += piece.count;
     }
@@ -128,6 +161,7 @@ fn gather<const R: usize>(
         KvType::F32 => mix::<F32, R>(rows, weights, out),
         KvType::F16 => mix::<F16, R>(rows, weights, out),
         KvType::Q8 => mix::<Q8, R>(rows, weights, out),
-        KvType::Q4 => mix::<Q4, R>(rows, weights, out),
+        // values are never by channel: see `PageLayout::new`
+        KvType::Q4 | KvType::Q4c => mix::<Q4, R>(rows, weights, out),
     }
 }

@@ -6,12 +6,13 @@
 //! | key rows | key scales (q8, q4) | pad to 32 | value rows | value scales (q8, q4) | unused |
 //!   (tokens, key_dim)   (tokens, ceil(key_dim / 32))   (tokens, value_dim)   ...
 //! ```
+//! Keys of q4c have one table of scales a page, (2, key_dim), where others have theirs by row.
 //!
 //! Rows stay token-major, because evicting a token must be one short copy and because the decode kernel reads each
 //! row once, in order. Scales live in the page they belong to, so a page can be moved, shared or given back alone,
 //! and they sit behind the rows so that rows of any type start at the page's own (4096-byte) alignment.
 
-use super::kind::KvType;
+use super::kind::{KvType, MOST_BY_CHANNEL};
 use super::part::Part;
 
 const OS_PAGE: usize = 4096;
@@ -35,7 +36,12 @@ impl PageLayout {
     /// Takes the smallest multiple of 4096 bytes that holds at least 16 tokens and leaves at most 3 % of the page
     /// unused; where no page up to four times the smallest does, the one that leaves least. (f16 with 64 + 64 values:
     /// 16 tokens fill 4096 bytes exactly.)
+    ///
+    /// # Panics
+    /// If `value_type` is one by channel, which only keys have, or such keys are wider than [`MOST_BY_CHANNEL`].
     pub fn new(key_dim: usize, value_dim: usize, key_type: KvType, value_type: KvType) -> PageLayout {
+        assert!(!value_type.is_by_channel(), "values of {value_type}: only keys are stored by channel");
+        assert!(!key_type.is_by_channel() || key_dim <= MOST_BY_CHANNEL, "{key_dim} channels of {key_type}");
         let (key, value) = (Part::new(key_type, key_dim), Part::new(value_type, value_dim));
         let smallest =
             (1..).map(|n| Self::fill(key, value, n * OS_PAGE)).find(|l| l.tokens >= MIN_TOKENS || l.token_bytes() == 0);
@@ -51,7 +57,9 @@ impl PageLayout {
     fn fill(mut key: Part, mut value: Part, page_bytes: usize) -> PageLayout {
         let token_bytes = key.row_bytes() + key.scale_bytes() + value.row_bytes() + value.scale_bytes();
         let mut tokens = page_bytes / token_bytes.max(1);
-        let values_at = |tokens: usize| (tokens * (key.row_bytes() + key.scale_bytes())).next_multiple_of(PART_ALIGN);
+        let values_at = |tokens: usize| {
+            (tokens * (key.row_bytes() + key.scale_bytes()) + key.table_bytes()).next_multiple_of(PART_ALIGN)
+        };
         let used = |tokens: usize| values_at(tokens) + tokens * (value.row_bytes() + value.scale_bytes());
         while tokens > 0 && used(tokens) > page_bytes {
             tokens -= 1;
@@ -64,7 +72,7 @@ impl PageLayout {
     }
 
     fn unused(&self) -> usize {
-        self.page_bytes - self.tokens * self.token_bytes()
+        self.page_bytes - self.tokens * self.token_bytes() - self.key.table_bytes()
     }
 
     /// Slots a page.
@@ -77,7 +85,7 @@ impl PageLayout {
         self.page_bytes
     }
 
-    /// Bytes one token takes, scales included.
+    /// Bytes one token takes, its scales included; tables by channel are the page's.
     pub fn token_bytes(&self) -> usize {
         self.key.row_bytes() + self.key.scale_bytes() + self.value.row_bytes() + self.value.scale_bytes()
     }
@@ -133,6 +141,30 @@ impl PageLayout {
         self.key.write(page, slot, key);
     }
 
+    /// Converts and stores the keys of a page from its first slot on, `(slots, key_dim)`. The only way to write keys by
+    /// channel: all that the page has, at once.
+    ///
+    /// # Panics
+    /// If they do not fit the page, or are no whole number of keys.
+    pub fn write_keys(&self, page: &mut [u8], keys: &[f32]) {
+        assert!(keys.len() <= self.tokens * self.key.dim, "a page has {} tokens", self.tokens);
+        self.key.write_rows(page, keys);
+    }
+
+    /// Copies the stored value of one slot to a slot of another page: no conversion, so nothing is lost.
+    pub fn copy_value(&self, from: &[u8], from_slot: usize, to: &mut [u8], to_slot: usize) {
+        self.check(from_slot);
+        self.check(to_slot);
+        self.value.copy(from, from_slot, to, to_slot);
+    }
+
+    /// [`copy_value`](Self::copy_value) inside one page.
+    pub fn move_value(&self, page: &mut [u8], from_slot: usize, to_slot: usize) {
+        self.check(from_slot);
+        self.check(to_slot);
+        self.value.shift(page, from_slot, to_slot);
+    }
+
     /// Converts and stores the value of one slot. Panics like [`write`](Self::write).
     pub fn write_value(&self, page: &mut [u8], slot: usize, value: &[f32]) {
         self.check(slot);
@@ -151,7 +183,8 @@ impl PageLayout {
         self.value.read(page, slot, out);
     }
 
-    /// Copies the stored bytes of one slot to a slot of another page: no conversion, so nothing is lost.
+    /// Copies the stored bytes of one slot to a slot of another page: no conversion, so nothing is lost. Keys by channel
+    /// have no meaning beside another page's table: [`write_keys`](Self::write_keys) writes those.
     pub fn copy_slot(&self, from: &[u8], from_slot: usize, to: &mut [u8], to_slot: usize) {
         self.check(from_slot);
         self.check(to_slot);

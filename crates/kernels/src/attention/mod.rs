@@ -13,6 +13,8 @@
 #[cfg(target_arch = "x86_64")]
 mod block;
 pub mod bounds;
+#[cfg(target_arch = "x86_64")]
+mod channels;
 mod columns;
 #[cfg(target_arch = "x86_64")]
 mod decode;
@@ -38,7 +40,7 @@ mod tile;
 mod values;
 
 pub use columns::{Columns, Reduce, attention_columns};
-pub use kind::{KV_GROUP, KvType, UnknownKvType};
+pub use kind::{KV_GROUP, KvType, MOST_BY_CHANNEL, UnknownKvType};
 pub use layout::PageLayout;
 
 use crate::KernelError;
@@ -46,7 +48,7 @@ use crate::isa::Isa;
 use crate::pool::Pool;
 use std::ops::Range;
 
-/// The kept slots of one kv head: slot `s` is slot `s % tokens` of page `s / tokens`.
+/// The kept slots of one kv head: slot `s` is slot `s % tokens` of page `s / tokens`, or where `starts` says so.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadView<'a> {
     /// How the pages are laid out.
@@ -55,6 +57,20 @@ pub struct HeadView<'a> {
     pub pages: &'a [&'a [u8]],
     /// Position of each kept slot, strictly increasing; its length is the number of kept slots.
     pub positions: &'a [u32],
+    /// Where pages are not full: the first slot of each page, ascending, with the number of slots behind the last.
+    /// Empty where every page but the last is full.
+    pub starts: &'a [u32],
+}
+
+impl HeadView<'_> {
+    /// The page of a slot, and its place there.
+    pub fn place(&self, slot: usize) -> (usize, usize) {
+        if self.starts.is_empty() {
+            return (slot / self.layout.tokens(), slot % self.layout.tokens());
+        }
+        let page = self.starts.partition_point(|&first| first as usize <= slot).saturating_sub(1);
+        (page, slot - self.starts[page] as usize)
+    }
 }
 
 /// What scales and limits the logits.
@@ -204,7 +220,14 @@ impl Shape {
             let layout = &head.layout;
             expect("key widths of two heads", key_dim, layout.key_dim())?;
             expect("value widths of two heads", value_dim, layout.value_dim())?;
-            let needed = layout.pages_for(head.positions.len());
+            let needed = match head.starts {
+                [] => layout.pages_for(head.positions.len()),
+                starts => starts.len() - 1,
+            };
+            if let Some(&slots) = head.starts.last() {
+                expect("slots of a kv head and of its pages", head.positions.len(), slots as usize)?;
+                debug_assert!(head.starts.windows(2).all(|w| (w[1] - w[0]) as usize <= layout.tokens() && w[0] < w[1]));
+            }
             let pages = &head.pages[..needed.min(head.pages.len())];
             length("the page list of a kv head", "pages", needed, pages.len())?;
             for page in pages {

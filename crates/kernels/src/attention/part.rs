@@ -13,7 +13,7 @@ pub(crate) struct Part {
     pub dim: usize,
     /// Byte offset of row 0 in the page.
     pub rows: usize,
-    /// Byte offset of the scales of row 0 in the page.
+    /// Byte offset of the scales of row 0 in the page; by channel, of the table of scales.
     pub scales: usize,
 }
 
@@ -33,6 +33,17 @@ impl Part {
         self.dim.div_ceil(KV_GROUP) * self.kind.group_bytes()
     }
 
+    /// Bytes of a table of scales by channel: a step, then a least value for each, filled up to whole vectors.
+    pub fn table_bytes(&self) -> usize {
+        if self.kind.is_by_channel() { self.dim.next_multiple_of(8) * 4 } else { 0 }
+    }
+
+    /// The table: steps, then least values, f16 as bytes.
+    pub fn table<'a>(&self, page: &'a [u8]) -> (&'a [[u8; 2]], &'a [[u8; 2]]) {
+        let all = page[self.scales..self.scales + self.table_bytes()].as_chunks::<2>().0;
+        all.split_at(all.len() / 2)
+    }
+
     fn row(&self, slot: usize) -> std::ops::Range<usize> {
         let start = self.rows + slot * self.row_bytes();
         start..start + self.row_bytes()
@@ -45,6 +56,8 @@ impl Part {
 
     /// Converts and stores a row.
     pub fn write(&self, page: &mut [u8], slot: usize, values: &[f32]) {
+        // one row alone has no say about the channels of a page
+        assert!(!self.kind.is_by_channel(), "rows of {} are written a page at a time", self.kind);
         assert_eq!(values.len(), self.dim, "a cached row has {} values", self.dim);
         match self.kind {
             KvType::F32 => write_f32(&mut page[self.row(slot)], values),
@@ -57,7 +70,7 @@ impl Part {
                     page[at..at + 2].copy_from_slice(&scale.to_le_bytes());
                 }
             }
-            KvType::Q4 => {
+            KvType::Q4 | KvType::Q4c => {
                 for (group, chunk) in values.chunks(KV_GROUP).enumerate() {
                     let at = self.row(slot).start + group * KV_GROUP / 2;
                     let end = self.row(slot).end.min(at + KV_GROUP / 2);
@@ -65,6 +78,61 @@ impl Part {
                     let at = self.scale_range(slot).start + group * 4;
                     page[at..at + 2].copy_from_slice(&scale.to_le_bytes());
                     page[at + 2..at + 4].copy_from_slice(&least.to_le_bytes());
+                }
+            }
+        }
+    }
+
+    /// Converts and stores rows from slot 0 on, `(rows, dim)`; by channel, all rows that the page has.
+    pub fn write_rows(&self, page: &mut [u8], values: &[f32]) {
+        if self.kind.is_by_channel() {
+            return self.write_channels(page, values);
+        }
+        for (slot, row) in values.chunks_exact(self.dim.max(1)).enumerate() {
+            self.write(page, slot, row);
+        }
+    }
+
+    /// Sixteen steps for each channel, from its least to its largest value; rounded and damaged as in [`write_q4`].
+    fn write_channels(&self, page: &mut [u8], values: &[f32]) {
+        let dim = self.dim;
+        assert!(values.len().is_multiple_of(dim.max(1)), "cached rows have {dim} values");
+        let (width, limit) = (dim.next_multiple_of(8), f16::MAX.to_f32());
+        let table = self.scales..self.scales + self.table_bytes();
+        let (steps, leasts) = (table.start, table.start + 2 * width);
+        page[table].fill(0);
+        for first in (0..dim).step_by(CHANNELS) {
+            let channels = first..(first + CHANNELS).min(dim);
+            let (mut least, mut most) = ([f32::INFINITY; CHANNELS], [f32::NEG_INFINITY; CHANNELS]);
+            let mut sum = [0.0f32; CHANNELS];
+            for row in values.chunks_exact(dim) {
+                for (((x, least), most), sum) in
+                    row[channels.clone()].iter().zip(&mut least).zip(&mut most).zip(&mut sum)
+                {
+                    (*least, *most, *sum) = (least.min(*x), most.max(*x), *sum + x * 0.0);
+                }
+            }
+            let mut inverse = [0.0f32; CHANNELS];
+            for (i, channel) in channels.clone().enumerate() {
+                // a sum of zeros is not zero where a value is not finite
+                let whole = sum[i] == 0.0;
+                let low = if whole { f16::from_f32(least[i].clamp(-limit, limit)) } else { f16::NAN };
+                let step = f16::from_f32(((most[i] - low.to_f32()) / 15.0).clamp(0.0, limit));
+                let step = if whole { step } else { f16::NAN };
+                page[steps + 2 * channel..][..2].copy_from_slice(&step.to_le_bytes());
+                page[leasts + 2 * channel..][..2].copy_from_slice(&low.to_le_bytes());
+                inverse[i] = if step == f16::ZERO || !whole { 0.0 } else { 1.0 / step.to_f32() };
+                least[i] = if whole { low.to_f32() } else { 0.0 };
+            }
+            for (slot, row) in values.chunks_exact(dim).enumerate() {
+                let at = self.row(slot).start + first / 2;
+                let code = |i: usize| {
+                    let x = if i < channels.len() { row[first + i] } else { 0.0 };
+                    ((((x - least[i]) * inverse[i]).clamp(0.0, 15.0) + ROUND).to_bits() & 15) as u8
+                };
+                let bytes = self.row(slot).end.min(at + CHANNELS / 2) - at;
+                for (i, to) in page[at..at + bytes].iter_mut().enumerate() {
+                    *to = code(2 * i) | code(2 * i + 1) << 4;
                 }
             }
         }
@@ -89,6 +157,13 @@ impl Part {
                     for (o, b) in out.iter_mut().zip(row) {
                         *o = scale * f32::from(*b as i8);
                     }
+                }
+            }
+            KvType::Q4c => {
+                let (steps, leasts) = self.table(page);
+                for (i, ((o, step), least)) in out.iter_mut().zip(steps).zip(leasts).enumerate() {
+                    let [step, least] = [step, least].map(|bytes| f16::from_le_bytes(*bytes).to_f32());
+                    *o = step * f32::from(row[i / 2] >> (4 * (i % 2)) & 15) + least;
                 }
             }
             KvType::Q4 => {
@@ -117,6 +192,9 @@ impl Part {
         page.copy_within(self.scale_range(from_slot), self.scale_range(to_slot).start);
     }
 }
+
+/// Channels that are looked at together.
+const CHANNELS: usize = 32;
 
 fn write_f32(row: &mut [u8], values: &[f32]) {
     for (b, v) in row.as_chunks_mut::<4>().0.iter_mut().zip(values) {

@@ -60,14 +60,14 @@ fn attend_one(
     out: &mut [f32],
 ) -> f32 {
     let params = &input.params;
-    let tokens = head.layout.tokens();
     let slots = visible(head.positions, query.position, params.window);
     out.fill(0.0);
     if slots.is_empty() {
         return f32::NEG_INFINITY;
     }
     let mut logit = |slot: usize| {
-        head.layout.read_key(head.pages[slot / tokens], slot % tokens, key);
+        let (page, at) = head.place(slot);
+        head.layout.read_key(head.pages[page], at, key);
         params.logit(query.values, key)
     };
     let largest = slots.clone().map(&mut logit).fold(f32::NEG_INFINITY, f32::max);
@@ -78,7 +78,8 @@ fn attend_one(
         if out.is_empty() {
             continue; // only the sum is asked for
         }
-        head.layout.read_value(head.pages[slot / tokens], slot % tokens, value);
+        let (page, at) = head.place(slot);
+        head.layout.read_value(head.pages[page], at, value);
         for (o, v) in out.iter_mut().zip(&*value) {
             *o += weight * v;
         }
@@ -104,13 +105,13 @@ pub(super) fn columns(pool: &Pool, columns: &Columns, shape: &Shape, out: &mut [
     let (input, dim) = (columns.input, shape.key_dim);
     pool.chunks(out, 1, |h, rows| {
         let head = &input.heads[h / shape.group];
-        let tokens = head.layout.tokens();
         let mut key = vec![0.0; dim];
         for (i, &position) in input.q_positions.iter().enumerate() {
             let row = i * input.q_heads + h;
             let factor = columns.weights.map_or(1.0, |w| w[i]);
             for slot in visible(head.positions, position, input.params.window) {
-                head.layout.read_key(head.pages[slot / tokens], slot % tokens, &mut key);
+                let (page, at) = head.place(slot);
+                head.layout.read_key(head.pages[page], at, &mut key);
                 let logit = input.params.logit(&input.q[row * dim..][..dim], &key);
                 let mass = factor * (logit - columns.lse[row]).exp();
                 for out in rows.iter_mut().map(|row| &mut row[slot]) {

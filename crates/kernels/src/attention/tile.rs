@@ -1,6 +1,7 @@
 //! A tile of the cache in f32, laid out for the block kernels.
 
 use super::block::TILE;
+use super::channels::unfold;
 use super::part::Part;
 use super::rows::Walk;
 use super::simd::*;
@@ -30,8 +31,17 @@ pub(super) fn load_keys(tile: &mut Tile, head: &HeadView, slots: Range<usize>) {
     let key_dim = layout.key_dim();
     tile.key_dim = key_dim;
     tile.keys.resize(TILE * key_dim, 0.0);
-    let keys = stored(head, &layout.key_part(), slots);
+    let part = layout.key_part();
+    let keys = stored(head, &part, slots.clone());
     match layout.key_type() {
+        KvType::Q4c => {
+            transpose_keys::<Q4>(&keys, key_dim, &mut tile.keys);
+            let mut first = 0;
+            for piece in Walk::new(head, slots) {
+                unfold(&mut tile.keys, key_dim, (first, piece.count), &piece, &part);
+                first += piece.count;
+            }
+        }
         KvType::F32 => transpose_keys::<F32>(&keys, key_dim, &mut tile.keys),
         KvType::F16 => transpose_keys::<F16>(&keys, key_dim, &mut tile.keys),
         KvType::Q8 => transpose_keys::<Q8>(&keys, key_dim, &mut tile.keys),
@@ -49,7 +59,8 @@ pub(super) fn load_values(tile: &mut Tile, head: &HeadView, slots: Range<usize>)
         KvType::F32 => convert_values::<F32>(&values, &mut tile.values),
         KvType::F16 => convert_values::<F16>(&values, &mut tile.values),
         KvType::Q8 => convert_values::<Q8>(&values, &mut tile.values),
-        KvType::Q4 => convert_values::<Q4>(&values, &mut tile.values),
+        // values are never by channel: see `PageLayout::new`
+        KvType::Q4 | KvType::Q4c => convert_values::<Q4>(&values, &mut tile.values),
     }
 }
 
@@ -57,7 +68,7 @@ fn stored<'a>(head: &HeadView<'a>, part: &Part, slots: Range<usize>) -> Stored<'
     let mut stored: Stored = [(&[], &[]); TILE];
     let mut to = stored.iter_mut();
     for piece in Walk::new(head, slots) {
-        let rows = piece.rows(part);
+        let rows = if part.kind.is_by_channel() { piece.codes(part) } else { piece.rows(part) };
         for (i, to) in (0..rows.count).zip(&mut to) {
             *to = rows.row(i);
         }

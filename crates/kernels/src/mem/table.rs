@@ -62,6 +62,17 @@ impl PageTable {
         self.owners[index].clone()
     }
 
+    /// Keeps the pages for whose number `keep` says so, in their order.
+    pub fn retain(&mut self, mut keep: impl FnMut(usize) -> bool) {
+        let mut number = 0;
+        self.owners.retain(|_| {
+            number += 1;
+            keep(number - 1)
+        });
+        self.bytes.clear();
+        self.bytes.extend(self.owners.iter().map(|page| page.whole()));
+    }
+
     /// Drops every page from `len` on.
     pub fn truncate(&mut self, len: usize) {
         self.owners.truncate(len);
@@ -106,6 +117,10 @@ mod tests {
         assert_eq!((table.shared(), slab.live_pages()), (2, 4));
         table.page_mut(1, &slab)[1] = 8;
         assert_eq!(&table.slices()[1][..3], [9, 8, 1]);
+        let mut odd = table.clone();
+        odd.retain(|page| page != 1);
+        assert_eq!((odd.len(), odd.slices()[0][0], odd.slices()[1][0]), (2, 0, 2));
+        drop(odd);
         table.drop_front(1);
         table.truncate(1);
         assert_eq!((table.len(), table.slices()[0][0]), (1, 9));

@@ -35,18 +35,53 @@ pub struct Head {
     pub layout: PageLayout,
     pub pages: Vec<Vec<u8>>,
     pub positions: Vec<u32>,
+    /// Where each page begins, if they are not full.
+    pub starts: Vec<u32>,
 }
 
 impl Head {
+    /// Full pages.
     pub fn new(noise: &mut Noise, layout: PageLayout, positions: Vec<u32>) -> Head {
-        // Unused bytes are NaN patterns: reading one would show.
-        let mut pages = vec![vec![0xff; layout.page_bytes()]; layout.pages_for(positions.len())];
-        for slot in 0..positions.len() {
-            let (key, value) = (noise.values(layout.key_dim()), noise.values(layout.value_dim()));
-            layout.write(&mut pages[slot / layout.tokens()], slot % layout.tokens(), &key, &value);
-        }
-        Head { layout, pages, positions }
+        let counts = (0..positions.len()).step_by(layout.tokens()).map(|s| layout.tokens().min(positions.len() - s));
+        let pages = counts.map(|count| page(noise, &layout, count)).collect();
+        Head { layout, pages, positions, starts: Vec::new() }
     }
+
+    /// Pages of 1 to all of their slots, as evictions leave keys by channel.
+    pub fn with_holes(noise: &mut Noise, layout: PageLayout, positions: Vec<u32>) -> Head {
+        let (mut pages, mut starts) = (Vec::new(), vec![0]);
+        let mut left = positions.len();
+        while left > 0 {
+            let count = (1 + noise.below(layout.tokens() as u64) as usize).min(left);
+            pages.push(page(noise, &layout, count));
+            left -= count;
+            starts.push((positions.len() - left) as u32);
+        }
+        Head { layout, pages, positions, starts }
+    }
+
+    pub fn view<'a>(&'a self, pages: &'a [&'a [u8]]) -> HeadView<'a> {
+        HeadView { layout: self.layout, pages, positions: &self.positions, starts: &self.starts }
+    }
+
+    /// The page of a slot, and its place there.
+    pub fn place(&self, slot: usize) -> (usize, usize) {
+        if self.starts.is_empty() {
+            return (slot / self.layout.tokens(), slot % self.layout.tokens());
+        }
+        let page = self.starts.iter().rposition(|&start| start as usize <= slot).unwrap();
+        (page, slot - self.starts[page] as usize)
+    }
+}
+
+/// Unused bytes are NaN patterns: reading one would show.
+fn page(noise: &mut Noise, layout: &PageLayout, count: usize) -> Vec<u8> {
+    let mut page = vec![0xff; layout.page_bytes()];
+    layout.write_keys(&mut page, &noise.values(count * layout.key_dim()));
+    for slot in 0..count {
+        layout.write_value(&mut page, slot, &noise.values(layout.value_dim()));
+    }
+    page
 }
 
 #[derive(Debug)]
@@ -67,12 +102,7 @@ impl Case {
     /// Calls `f` with some of the queries.
     pub fn with<T>(&self, queries: std::ops::Range<usize>, f: impl FnOnce(&AttendInput) -> T) -> T {
         let pages: Vec<Vec<&[u8]>> = self.heads.iter().map(|h| h.pages.iter().map(|p| &p[..]).collect()).collect();
-        let heads: Vec<HeadView> = self
-            .heads
-            .iter()
-            .zip(&pages)
-            .map(|(h, pages)| HeadView { layout: h.layout, pages, positions: &h.positions })
-            .collect();
+        let heads: Vec<HeadView> = self.heads.iter().zip(&pages).map(|(h, pages)| h.view(pages)).collect();
         let width = self.q_heads() * self.heads[0].layout.key_dim();
         f(&AttendInput {
             q: &self.q[queries.start * width..queries.end * width],
@@ -90,7 +120,8 @@ impl Case {
         let q = &self.q[(i * self.q_heads() + h) * dim..][..dim];
         let mut key = vec![0.0; dim];
         let one = |(slot, &at): (usize, &u32)| {
-            head.layout.read_key(&head.pages[slot / head.layout.tokens()], slot % head.layout.tokens(), &mut key);
+            let (page, place) = head.place(slot);
+            head.layout.read_key(&head.pages[page], place, &mut key);
             let dot: f64 = q.iter().zip(&key).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
             let mut logit = dot * f64::from(self.params.scale);
             if let Some(cap) = self.params.softcap.map(f64::from) {
@@ -128,10 +159,11 @@ pub fn cases() -> impl Strategy<Value = Case> {
         (20, 13),
         (39, 23),
     ]);
-    let kind = || prop::sample::select(KvType::ALL.to_vec());
+    let key_kind = prop::sample::select(KvType::KEYS.to_vec());
+    let kind = prop::sample::select(KvType::ALL.to_vec());
     let limits = (prop::option::of(1u32..400), prop::option::of(prop::sample::select(vec![2.0f32, 30.0])));
     let slots = prop::sample::select(vec![0usize, 1, 2, 17, 100, 300, 700]);
-    (shape, dims, (kind(), kind()), limits, prop::collection::vec(slots, 4), any::<u64>()).prop_map(
+    (shape, dims, (key_kind, kind), limits, prop::collection::vec(slots, 4), any::<u64>()).prop_map(
         |((kv_heads, group, m), (key_dim, value_dim), (key, value), (window, softcap), slots, seed)| {
             let mut noise = Noise(seed);
             let layout = PageLayout::new(key_dim, value_dim, key, value);
@@ -140,7 +172,11 @@ pub fn cases() -> impl Strategy<Value = Case> {
                 .iter()
                 .map(|&n| {
                     let positions = positions(&mut noise, n, end);
-                    Head::new(&mut noise, layout, positions)
+                    if noise.below(2) == 0 {
+                        Head::new(&mut noise, layout, positions)
+                    } else {
+                        Head::with_holes(&mut noise, layout, positions)
+                    }
                 })
                 .collect();
             let q = noise.values(m * kv_heads * group * key_dim);

@@ -36,7 +36,7 @@ pub struct CacheArgs {
     /// Take press, budget and schedule from a JSON file instead
     #[arg(long, value_name = "FILE", conflicts_with = "kv_budget")]
     pub policy: Option<PathBuf>,
-    /// Element type of cached keys and values, or one for each, as in q8/q4
+    /// Element type of cached keys and values, or one for each, as in q8/q4; keys also in q4c, as in q4c/q8
     #[arg(long, default_value = "f16", value_name = "f32|f16|q8|q4|KEYS/VALUES")]
     pub kv: KvTypes,
     /// Turn keys and values before they are stored, so that q8 and q4 hold them better

@@ -82,11 +82,11 @@ impl HeadCache {
         mut of: impl FnMut(&[u8], usize) -> Vec<f32>,
     ) {
         self.side_mut(name);
-        let (tokens, len) = (self.layout.tokens(), self.positions.len());
+        let slots: Vec<usize> = pages.clone().map(|page| self.slots_of(page).len()).collect();
         let Some(side) = self.sides.iter_mut().find(|s| s.name == name) else { return };
-        for page in pages {
+        for (page, slots) in pages.zip(slots) {
             if side.pages[page].is_none() {
-                side.pages[page] = Some(of(self.pages.slices()[page], tokens.min(len - page * tokens)));
+                side.pages[page] = Some(of(self.pages.slices()[page], slots));
             }
         }
     }

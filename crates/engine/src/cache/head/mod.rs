@@ -5,14 +5,16 @@
 //! written.
 
 mod beside;
+pub(crate) mod by_channel;
 
 use std::sync::Arc;
 
-use meden_kernels::attention::{HeadView, PageLayout};
+use meden_kernels::attention::{HeadView, KvType, PageLayout};
 use meden_kernels::mem::{PageTable, Slab};
 
 use super::rotation::KvRotation;
 pub use beside::{Column, PageSide};
+use by_channel::ByChannel;
 
 /// Keys and values of one kv head of one layer.
 #[derive(Clone)]
@@ -27,6 +29,7 @@ pub struct HeadCache {
     norms: Vec<f32>,
     columns: Vec<Column>,
     sides: Vec<PageSide>,
+    by_channel: ByChannel,
 }
 
 impl HeadCache {
@@ -42,6 +45,7 @@ impl HeadCache {
             norms: Vec::new(),
             columns: Vec::new(),
             sides: Vec::new(),
+            by_channel: ByChannel::default(),
         }
     }
 
@@ -89,13 +93,17 @@ impl HeadCache {
 
     /// The head as the attention kernel reads it.
     pub fn view(&self) -> HeadView<'_> {
-        HeadView { layout: self.layout, pages: self.pages.slices(), positions: &self.positions }
+        debug_assert!(!self.by_channel.stale, "keys wait for their page");
+        let starts = &self.by_channel.starts;
+        HeadView { layout: self.layout, pages: self.pages.slices(), positions: &self.positions, starts }
     }
 
     /// Read the key of a slot back as f32, as it was appended (rounded to the cache's type). `out` is `key_dim` long.
     pub fn key(&self, slot: usize, out: &mut [f32]) {
-        let (page, at) = self.place(slot);
-        self.layout.read_key(self.pages()[page], at, out);
+        if !self.open_key(slot, out) {
+            let (page, at) = self.place(slot);
+            self.layout.read_key(self.pages()[page], at, out);
+        }
         if let Some(rotation) = self.rotation {
             rotation.turn(out);
         }
@@ -111,7 +119,21 @@ impl HeadCache {
     }
 
     fn place(&self, slot: usize) -> (usize, usize) {
-        (slot / self.layout.tokens(), slot % self.layout.tokens())
+        let tokens = self.layout.tokens();
+        if !self.is_by_channel() {
+            return (slot / tokens, slot % tokens);
+        }
+        let starts = &self.by_channel.starts;
+        let page = starts.partition_point(|&start| start as usize <= slot).saturating_sub(1);
+        (page, slot - starts[page] as usize)
+    }
+
+    /// The slots of a page.
+    pub fn slots_of(&self, page: usize) -> std::ops::Range<usize> {
+        match self.by_channel.starts.get(page..page + 2) {
+            Some(range) => range[0] as usize..range[1] as usize,
+            None => page * self.layout.tokens()..self.len().min((page + 1) * self.layout.tokens()),
+        }
     }
 
     /// All keys as f32, `(slots, key_dim)`.
@@ -134,28 +156,48 @@ impl HeadCache {
         values
     }
 
-    /// A head with some of the slots (ascending), on pages of its own.
+    /// A head with some of the slots (ascending), on pages of its own. Keys by channel become f16 there.
     pub fn subset(&self, slots: &[u32]) -> HeadCache {
-        let mut part = HeadCache::new(self.layout, self.slab.clone()).with_rotation(self.rotation);
-        for column in &self.columns {
-            part.columns.push(Column { name: column.name.clone(), values: Vec::with_capacity(slots.len()) });
+        if self.is_by_channel() {
+            return self.subset_in_f16(slots);
         }
+        let mut part = HeadCache::new(self.layout, self.slab.clone()).with_rotation(self.rotation);
         for (to, &from) in slots.iter().enumerate() {
-            let from = from as usize;
-            let (from_page, from_at) = self.place(from);
+            let (from_page, from_at) = self.place(from as usize);
             let (to_page, to_at) = part.place(to);
             if to_page == part.pages.len() {
                 part.pages.push(part.slab.alloc());
             }
             let layout = self.layout;
             layout.copy_slot(self.pages()[from_page], from_at, part.page_mut(to_page), to_at);
-            part.positions.push(self.positions[from]);
-            part.norms.push(self.norms[from]);
-            for (column, mine) in part.columns.iter_mut().zip(&self.columns) {
-                column.values.push(mine.values[from]);
-            }
         }
+        part.take_beside(self, slots);
         part
+    }
+
+    fn subset_in_f16(&self, slots: &[u32]) -> HeadCache {
+        let whole = self.layout;
+        let layout = PageLayout::new(whole.key_dim(), whole.value_dim(), KvType::F16, whole.value_type());
+        let slab =
+            if layout.page_bytes() == whole.page_bytes() { self.slab.clone() } else { Slab::new(layout.page_bytes()) };
+        let mut part = HeadCache::new(layout, slab).with_rotation(self.rotation);
+        let (mut key, mut value) = (vec![0.0; layout.key_dim()], vec![0.0; layout.value_dim()]);
+        for &slot in slots {
+            self.key(slot as usize, &mut key);
+            self.value(slot as usize, &mut value);
+            part.push(self.positions[slot as usize], &key, &value);
+        }
+        part.take_beside(self, slots);
+        part
+    }
+
+    /// Positions, norms and columns of some slots of another head.
+    fn take_beside(&mut self, from: &HeadCache, slots: &[u32]) {
+        let of = |values: &[f32]| slots.iter().map(|&slot| values[slot as usize]).collect();
+        self.positions = slots.iter().map(|&slot| from.positions[slot as usize]).collect();
+        self.norms = of(&from.norms);
+        let column = |column: &Column| Column { name: column.name.clone(), values: of(&column.values) };
+        self.columns = from.columns.iter().map(column).collect();
     }
 
     /// Give a slot another value.
@@ -174,6 +216,15 @@ impl HeadCache {
 
     /// Number the slots anew, 0, 1, …; `turn` rotates each key from its old position to its new one.
     pub fn renumber(&mut self, mut turn: impl FnMut(&mut [f32], u32, u32)) {
+        if self.is_by_channel() {
+            let old = std::mem::take(&mut self.positions);
+            self.positions = (0..old.len() as u32).collect();
+            return self.rewrite_by_channel(|slot, key| {
+                if old[slot] != slot as u32 {
+                    turn(key, old[slot], slot as u32);
+                }
+            });
+        }
         let mut key = vec![0.0; self.layout.key_dim()];
         for slot in 0..self.len() {
             let (old, new) = (self.positions[slot], slot as u32);
@@ -195,39 +246,47 @@ impl HeadCache {
     /// Append one token. `position` must lie beyond every position held.
     pub fn push(&mut self, position: u32, key: &[f32], value: &[f32]) {
         debug_assert!(self.positions.last().is_none_or(|&last| last < position));
-        let (page, at) = self.place(self.positions.len());
-        if page == self.pages.len() {
-            self.pages.push(self.slab.alloc());
-            for side in &mut self.sides {
-                side.pages.push(None);
-            }
-            // what grows slot by slot grows with the page, so that a token that needs no page allocates nothing
-            let tokens = self.layout.tokens();
-            self.positions.reserve(tokens);
-            self.norms.reserve(tokens);
-            for column in &mut self.columns {
-                column.values.reserve(tokens);
-            }
-        }
-        let layout = self.layout;
-        match self.rotation {
-            None => layout.write(self.page_mut(page), at, key, value),
+        let mut turned = std::mem::take(&mut self.turned);
+        let norm = meden_kernels::ops::l2_norm(key);
+        let (key, value) = match self.rotation {
+            None => (key, value),
             Some(rotation) => {
-                let mut turned = std::mem::take(&mut self.turned);
                 turned.clear();
                 turned.extend_from_slice(key);
                 turned.extend_from_slice(value);
                 let (key, value) = turned.split_at_mut(key.len());
                 rotation.turn(key);
                 rotation.turn(value);
-                layout.write(self.page_mut(page), at, key, value);
-                self.turned = turned;
+                (&*key, &*value)
             }
+        };
+        if self.is_by_channel() {
+            self.push_open(key, value);
+        } else {
+            let (page, at) = self.place(self.positions.len());
+            if page == self.pages.len() {
+                self.pages.push(self.slab.alloc());
+                self.sides.iter_mut().for_each(|side| side.pages.push(None));
+                self.reserve_page();
+            }
+            let layout = self.layout;
+            layout.write(self.page_mut(page), at, key, value);
         }
+        self.turned = turned;
         self.positions.push(position);
-        self.norms.push(meden_kernels::ops::l2_norm(key));
+        self.norms.push(norm);
         for column in &mut self.columns {
             column.values.push(0.0);
+        }
+    }
+
+    /// What grows slot by slot grows with the page, so that a token that needs no page allocates nothing.
+    fn reserve_page(&mut self) {
+        let tokens = self.layout.tokens();
+        self.positions.reserve(tokens);
+        self.norms.reserve(tokens);
+        for column in &mut self.columns {
+            column.values.reserve(tokens);
         }
     }
 
@@ -243,10 +302,14 @@ impl HeadCache {
     /// and the pages that end up empty go back to the slab.
     pub fn retain(&mut self, keep: &[u32]) {
         debug_assert!(keep.windows(2).all(|w| w[0] < w[1]));
-        for (to, &from) in keep.iter().enumerate() {
-            let from = from as usize;
-            if to != from {
-                self.move_slot(from, to);
+        if self.is_by_channel() {
+            self.retain_by_channel(keep);
+        } else {
+            for (to, &from) in keep.iter().enumerate() {
+                let from = from as usize;
+                if to != from {
+                    self.move_slot(from, to);
+                }
             }
         }
         retain_in_place(&mut self.positions, keep);
@@ -279,14 +342,19 @@ impl HeadCache {
         for column in &mut self.columns {
             column.values.truncate(len);
         }
+        if self.is_by_channel() {
+            self.truncate_by_channel(len);
+        }
         self.drop_tail_pages();
     }
 
     fn drop_tail_pages(&mut self) {
-        let used = self.positions.len().div_ceil(self.layout.tokens());
-        self.pages.truncate(used);
-        for side in &mut self.sides {
-            side.pages.truncate(used);
+        if !self.is_by_channel() {
+            let used = self.positions.len().div_ceil(self.layout.tokens());
+            self.pages.truncate(used);
+            for side in &mut self.sides {
+                side.pages.truncate(used);
+            }
         }
         // A large eviction should not leave large metadata behind either.
         if self.positions.capacity() > 2 * self.positions.len() + 1024 {
@@ -302,22 +370,29 @@ impl HeadCache {
     /// Free whole pages at the front whose positions all lie below `first`; used by sliding-window layers.
     /// Returns the slots dropped.
     pub fn drop_front_pages(&mut self, first: u32) -> usize {
-        let tokens = self.layout.tokens();
         let old = self.positions.partition_point(|&p| p < first);
-        let whole = old / tokens;
+        let whole = if self.is_by_channel() {
+            (0..self.pages.len()).take_while(|&page| self.slots_of(page).end <= old).count()
+        } else {
+            old / self.layout.tokens()
+        };
         if whole == 0 {
             return 0;
         }
+        let slots = self.slots_of(whole - 1).end;
         self.pages.drop_front(whole);
-        self.positions.drain(..whole * tokens);
-        self.norms.drain(..whole * tokens);
+        self.positions.drain(..slots);
+        self.norms.drain(..slots);
         for column in &mut self.columns {
-            column.values.drain(..whole * tokens);
+            column.values.drain(..slots);
         }
         for side in &mut self.sides {
             side.pages.drain(..whole);
         }
-        whole * tokens
+        if self.is_by_channel() {
+            self.drop_front_by_channel(whole);
+        }
+        slots
     }
 
     /// Bytes of the data pages.
@@ -325,11 +400,16 @@ impl HeadCache {
         self.pages.len() * self.layout.page_bytes()
     }
 
-    /// Bytes of what travels beside the slots: positions, norms, columns, page data.
+    /// Bytes of what travels beside the slots: positions, norms, columns, page data, keys of an open page.
     pub fn metadata_bytes(&self) -> usize {
         let slots = self.positions.len() * (size_of::<u32>() + size_of::<f32>() * (1 + self.columns.len()));
         let sides: usize = self.sides.iter().flat_map(|s| &s.pages).flatten().map(|v| v.len() * size_of::<f32>()).sum();
-        slots + sides
+        let extra = if self.is_by_channel() && !self.is_empty() {
+            by_channel::extra_bytes(self.pages.len(), self.open_slots(), self.layout.key_dim())
+        } else {
+            0
+        };
+        slots + sides + extra
     }
 
     /// Pages that this head shares with a fork.
@@ -349,6 +429,7 @@ impl HeadCache {
         self.norms = norms;
         self.columns = columns;
         self.sides.clear();
+        self.by_channel = ByChannel::default();
     }
 }
 

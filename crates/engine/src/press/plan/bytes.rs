@@ -1,6 +1,7 @@
 //! What a budget in bytes means in tokens.
 
 use crate::cache::KvCache;
+use crate::cache::head::by_channel::{extra_bytes, most_pages};
 
 /// What a press costs beside the slots themselves.
 pub(super) struct Extra {
@@ -20,7 +21,15 @@ pub(super) fn bytes_of_tokens(tokens: usize, cache: &KvCache, extra: &Extra) -> 
             let slots = layer.window().map_or(tokens, |w| w as usize + layout.tokens());
             let pages = slots.div_ceil(layout.tokens()) + usize::from(extra.ragged && layer.window().is_none());
             let a_slot = size_of::<u32>() + size_of::<f32>() * (1 + extra.columns);
-            bytes += (pages * layout.page_bytes() + slots * a_slot) as u64;
+            let (pages, beside) = match layout.key_type().is_by_channel() {
+                // evictions leave pages that are not full
+                true => {
+                    let pages = if layer.window().is_some() { pages } else { most_pages(slots, layout.tokens()) };
+                    (pages, extra_bytes(pages, layout.tokens(), layout.key_dim()))
+                }
+                false => (pages, 0),
+            };
+            bytes += (pages * layout.page_bytes() + slots * a_slot + beside) as u64;
         }
     }
     bytes

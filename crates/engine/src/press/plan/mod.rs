@@ -143,6 +143,12 @@ impl Plan {
                 "it drops channels, which a cache that turns its keys mixes: use a cache without rotation".into(),
             ));
         }
+        if narrows_to.is_some() && cache.kv_type().key.is_by_channel() {
+            return Err(refuse(format!(
+                "it drops channels, and keys of {} have pages whose scales are theirs: use another type of keys",
+                cache.kv_type().key
+            )));
+        }
         let byte_tokens = check::budget(policy, press.as_ref(), (full, pressed.len()), cache).map_err(&refuse)?;
         Ok(Plan {
             policy: policy.clone(),

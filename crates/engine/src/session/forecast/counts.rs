@@ -3,6 +3,7 @@
 use meden_kernels::attention::PageLayout;
 
 use super::{Forecast, is_exact};
+use crate::cache::head::by_channel::{extra_bytes, most_pages};
 use crate::cache::narrow::narrow_layout;
 use crate::model::config::Config;
 use crate::press::budget::SkipOverflow;
@@ -53,9 +54,29 @@ impl Shape {
         }
     }
 
-    /// Bytes of data pages of one layer whose heads hold `slots` each.
+    /// Bytes of data pages of one layer whose heads hold `slots` each, all but the last page full.
     fn page_bytes(&self, slots: usize) -> usize {
         self.layout.pages_for(slots) * self.layout.page_bytes() * self.heads
+    }
+
+    /// The same of what a layer holds: at most so much after an eviction from keys by channel.
+    fn bytes_of(&self, held: &Held) -> usize {
+        if held.holes {
+            most_pages(held.whole, self.layout.tokens()) * self.layout.page_bytes() * self.heads
+        } else {
+            self.page_bytes(held.whole)
+        }
+    }
+
+    /// Bytes of one layer beside pages and slots, for keys by channel.
+    fn beside(&self, held: &Held) -> usize {
+        if !self.layout.key_type().is_by_channel() || held.whole == 0 {
+            return 0;
+        }
+        let tokens = self.layout.tokens();
+        let open = if held.holes { tokens } else { held.whole % tokens };
+        let pages = self.bytes_of(held) / self.layout.page_bytes() / self.heads;
+        extra_bytes(pages, open, self.layout.key_dim()) * self.heads
     }
 
     /// The same of keys that lost channels.
@@ -73,6 +94,8 @@ struct Held {
     narrow: usize,
     /// Whether a list of channels is kept.
     listed: bool,
+    /// Whether an eviction has left pages of keys by channel that are not full.
+    holes: bool,
     /// Pages that have bounds, and whether an eviction has cleared some of them since.
     bounds: (usize, bool),
 }
@@ -157,6 +180,7 @@ impl<'a> Counts<'a> {
             self.note(self.copies(plan, layer, (held, kept)));
             let (bounds, _) = self.held[layer].bounds;
             self.held[layer].bounds = (bounds.min(self.shape.layout.pages_for(kept)), bounds > 0);
+            self.held[layer].holes |= self.shape.layout.key_type().is_by_channel();
         }
         self.held[layer].whole = kept;
         if self.shape.narrow.is_some() && plan.pressed().contains(&layer) {
@@ -182,7 +206,7 @@ impl<'a> Counts<'a> {
 
     /// A decoded token bounds every page but the newest of a layer that it does not read whole.
     fn bound(&mut self, layer: usize) {
-        let pages = self.shape.layout.pages_for(self.held[layer].whole);
+        let pages = self.shape.bytes_of(&self.held[layer]) / self.shape.layout.page_bytes() / self.shape.heads;
         if self.shape.bounded_from[layer].is_some_and(|from| pages > from) {
             self.held[layer].bounds = (pages - 1, false);
         }
@@ -195,7 +219,7 @@ impl<'a> Counts<'a> {
     }
 
     fn pages(&self) -> Pages {
-        let whole = self.held.iter().map(|held| self.shape.page_bytes(held.whole)).sum();
+        let whole = self.held.iter().map(|held| self.shape.bytes_of(held)).sum();
         (whole, self.held.iter().map(|held| self.shape.narrow_bytes(held.narrow)).sum())
     }
 
@@ -267,8 +291,9 @@ impl<'a> Counts<'a> {
         let lists = self.held.iter().filter(|held| held.listed).count() * heads;
         let channels = shape.narrow.map_or(0, |layout| layout.key_dim());
         let bounds: usize = self.held.iter().map(|held| held.bounds.0 * heads * shape.bound_bytes).sum();
-        let mut metadata_bytes = slots * SLOT_METADATA + lists * channels * size_of::<u32>() + bounds;
-        let mut exact = self.held.iter().all(|held| !held.bounds.1);
+        let beside: usize = self.held.iter().map(|held| shape.beside(held)).sum();
+        let mut metadata_bytes = slots * SLOT_METADATA + lists * channels * size_of::<u32>() + bounds + beside;
+        let mut exact = self.held.iter().all(|held| !held.bounds.1 && !held.holes);
         if let Some(plan) = self.plan {
             exact &= is_exact(&plan.policy.press);
             let full = || self.held.iter().zip(&shape.windows).filter(|(_, w)| w.is_none()).map(|(held, _)| held.whole);
@@ -279,8 +304,12 @@ impl<'a> Counts<'a> {
             if !is_exact(&plan.policy.press) {
                 // every head may have a page of which one slot is used
                 let ragged = full().count() * heads;
-                let even: usize = full().map(|held| shape.page_bytes(held)).sum();
-                let most = slots.saturating_sub(ragged) / shape.layout.tokens() + ragged;
+                let held = || self.held.iter().zip(&shape.windows).filter(|(_, w)| w.is_none());
+                let even: usize = held().map(|(held, _)| shape.bytes_of(held)).sum();
+                let mut most = slots.saturating_sub(ragged) / shape.layout.tokens() + ragged;
+                if shape.layout.key_type().is_by_channel() {
+                    most = most_pages(slots, shape.layout.tokens()) + 2 * ragged;
+                }
                 page_bytes = page_bytes - even + (most * shape.layout.page_bytes()).max(even);
                 if shape.bounded_from.iter().any(Option::is_some) {
                     metadata_bytes += (most * shape.bound_bytes).saturating_sub(bounds);
@@ -289,7 +318,8 @@ impl<'a> Counts<'a> {
         }
         let dense = |(held, window): (&Held, &Option<usize>)| {
             let slots = if window.is_some() { held.whole } else { self.seen };
-            shape.page_bytes(slots) + slots * heads * SLOT_METADATA
+            let beside = shape.beside(&Held { whole: slots, ..Held::default() });
+            shape.page_bytes(slots) + slots * heads * SLOT_METADATA + beside
         };
         let dense_bytes: usize = self.held.iter().zip(&shape.windows).map(dense).sum();
         let kv_bytes = (page_bytes + metadata_bytes) as u64;

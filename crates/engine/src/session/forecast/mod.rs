@@ -75,6 +75,7 @@ impl SessionOptions {
                 allowed: "at least 1 token".into(),
             });
         }
+        self.kv_type.check(config.head_dim)?;
         let cache = KvCache::new(config, self.kv_type, self.kv_rotate);
         if let Some(read) = &self.read {
             read.check(config)?;
@@ -103,7 +104,7 @@ impl SessionOptions {
         }
         let mut forecast = counts.total();
         if let Some(plan) = &plan {
-            forecast.notes = notes(plan, config, seen);
+            forecast.notes = notes(plan, config, &cache, seen);
         }
         Ok(forecast)
     }
@@ -122,13 +123,19 @@ fn is_exact(press: &PressSpec) -> bool {
     even && !chunks && press.inner().is_none_or(is_exact)
 }
 
-fn notes(plan: &Plan, config: &Config, seen: usize) -> Vec<String> {
+fn notes(plan: &Plan, config: &Config, cache: &KvCache, seen: usize) -> Vec<String> {
     let policy: &Policy = &plan.policy;
     let mut notes = Vec::new();
     if !is_exact(&policy.press) {
         notes.push(format!(
             "how {} shares slots out depends on the text: its bytes are upper bounds",
             policy.press.name()
+        ));
+    }
+    if cache.kv_type().key.is_by_channel() {
+        notes.push(format!(
+            "evictions leave pages of {} keys that are not full: bytes are upper bounds",
+            cache.kv_type().key
         ));
     }
     if plan.unbounded() {

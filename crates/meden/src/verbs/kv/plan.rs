@@ -34,7 +34,7 @@ pub struct Args {
     #[arg(long, default_value = "knorm", value_name = "PRESS,..")]
     press: PressList,
     /// Element types of cached keys and values
-    #[arg(long, value_delimiter = ',', default_value = "f16", value_name = "f32|f16|q8,..")]
+    #[arg(long, value_delimiter = ',', default_value = "f16", value_name = "f32|f16|q8|q4c/q8,..")]
     kv: Vec<KvTypes>,
     /// Most tokens read in one go
     #[arg(long, default_value_t = 512, value_name = "N")]

@@ -51,7 +51,7 @@ pub struct Args {
     #[arg(long, value_delimiter = ',', default_value = "0.25,0.5,0.75", value_name = "R,..")]
     ratios: Vec<f64>,
     /// Element types of cached keys and values; distances are to the dense cache of the first
-    #[arg(long, value_delimiter = ',', default_value = "f16", value_name = "f32|f16|q8,..")]
+    #[arg(long, value_delimiter = ',', default_value = "f16", value_name = "f32|f16|q8|q4c/q8,..")]
     kv: Vec<KvTypes>,
     /// Whether presses see the question: unseen, seen, or both
     #[arg(long, value_delimiter = ',', default_value = "unseen", value_name = "unseen|seen,..")]

@@ -55,7 +55,7 @@ pub struct Args {
     #[arg(long = "try-skip-layers", value_name = "LAYERS", value_parser = parse_layers)]
     skip: Vec<Layers>,
     /// Element type of cached keys and values
-    #[arg(long, default_value = "f16", value_name = "f32|f16|q8")]
+    #[arg(long, default_value = "f16", value_name = "f32|f16|q8|q4c/q8")]
     kv: KvTypes,
     #[command(flatten)]
     spare: SpareArgs,
