@@ -341,8 +341,10 @@ fn a_press_with_nothing_to_do_leaves_every_bit() {
         let mut without = cell.open(None).unwrap();
         // the pieces a schedule reads, so that sums have the same order
         let chunk = if cell.schedule == "prefill_end" { 40 } else { 8 };
+        // keys by channel are rounded with what is read in one go, so there tokens come alone
+        let sizes = if cell.kv_type.key.is_by_channel() { [40, 1, 1, 1] } else { [40, 1, 4, 1] };
         let mut from = 0;
-        for size in [40, 1, 4, 1] {
+        for size in sizes {
             let part = &ids(60)[from..from + size];
             let a = run(&mut with, part);
             let b: Vec<f32> = part.chunks(chunk).flat_map(|piece| run(&mut without, piece)).collect();
