@@ -9,6 +9,7 @@ mod os;
 mod pages;
 mod slab;
 mod table;
+pub(crate) mod weights;
 
 pub use mapped::MappedFile;
 pub use slab::{PageBuf, Slab};

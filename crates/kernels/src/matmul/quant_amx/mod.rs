@@ -11,7 +11,7 @@
 
 mod tiles;
 
-use self::tiles::{Config, ROWS, Sums};
+use self::tiles::{Config, Factors, ROWS, Sums};
 use super::activations::Blocks;
 use super::quant_vnni::{FEW, Pair, avx512_panels};
 use crate::weights::avx2::Avx2Format;
@@ -57,7 +57,6 @@ pub(super) unsafe fn panels<F: Avx2Format>(
     // SAFETY: the caller's promises, passed on for an even number of panels and for the ones left.
     unsafe {
         if paired > 0 {
-            tiles::configure(&Config::new(rows.len() % ROWS, F::HALVES));
             let tiles = pair_tiles.chunks_exact_mut(2 * rows.len() * QUANT_ROWS);
             for (pair, tile) in pairs.chunks_exact(2 * panel_bytes).zip(tiles) {
                 unpack::<F>(pair, panel_bytes, kept);
@@ -100,20 +99,24 @@ unsafe fn unpack<F: Avx2Format>(pair: &[u8], panel_bytes: usize, out: &mut [Unpa
 /// Rows `rows` times one pair; `tile`: (2, rows, 8).
 ///
 /// # Safety
-/// AMX is configured for these rows, AVX-512 is there, `rows` lies within `x.rows`, and `x` has a block for each run.
+/// AMX is granted, AVX-512 is there, `rows` lies within `x.rows`, and `x` has a block for each run.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn multiply<F: Avx2Format>(runs: &[Unpacked], x: &Blocks, rows: Range<usize>, tile: &mut [f32]) {
     let (low, high) = tile.split_at_mut(rows.len() * QUANT_ROWS);
     let (low, high) = (low.as_chunks_mut::<QUANT_ROWS>().0, high.as_chunks_mut::<QUANT_ROWS>().0);
+    let whole = rows.len() / ROWS * ROWS;
     for first in (0..rows.len()).step_by(ROWS) {
-        let count = ROWS.min(rows.len() - first);
         let mut sums = [_mm512_setzero_ps(); ROWS];
-        // SAFETY: these rows are within `rows`; fewer than sixteen are what the tiles for the rest were configured for.
+        let some = rows.start + first..rows.end.min(rows.start + first + ROWS);
+        // SAFETY: these rows are within `rows`, and the tiles are configured for as many.
         unsafe {
-            if count == ROWS {
-                add_runs::<F, false>(runs, x, rows.start + first..rows.start + first + ROWS, &mut sums);
+            if first == 0 || first == whole {
+                tiles::configure(&Config::new(some.len(), F::HALVES));
+            }
+            if some.len() == ROWS {
+                add_runs::<F, false>(runs, x, some, &mut sums);
             } else {
-                add_runs::<F, true>(runs, x, rows.start + first..rows.end, &mut sums);
+                add_runs::<F, true>(runs, x, some, &mut sums);
             }
         }
         let out = low[first..].iter_mut().zip(&mut high[first..]);
@@ -127,10 +130,11 @@ unsafe fn multiply<F: Avx2Format>(runs: &[Unpacked], x: &Blocks, rows: Range<usi
     }
 }
 
-/// All runs of up to sixteen rows, two products at a time so that scaling one hides the other's latency.
+/// All runs of up to sixteen rows. The next two products are begun before the last two are scaled: they take
+/// longer than the processor can look ahead by itself.
 ///
 /// # Safety
-/// As [`multiply`]; `rows` are sixteen, or with `REST` the fewer that the tiles were configured for.
+/// As [`multiply`]; the tiles are configured for `rows`, which are sixteen unless `REST`.
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn add_runs<F: Avx2Format, const REST: bool>(
@@ -139,33 +143,56 @@ unsafe fn add_runs<F: Avx2Format, const REST: bool>(
     rows: Range<usize>,
     sums: &mut [__m512; ROWS],
 ) {
-    let mut dots = [Sums::EMPTY; 2];
-    let signed = const { matches!(F::KIND, Kind::S8) };
-    let [first, second] = &mut dots;
-    // The integers of block `run` of the first row; the rows follow each other.
-    let at = |run: usize| run * x.rows + rows.start;
-    // SAFETY: block `at(run)` and those of the rows behind it are in `x`; a run's weights have eight groups, a
-    // half of them four.
+    // Two runs, or the two halves of one.
+    let step = const { if F::HALVES { 1 } else { 2 } };
+    let mut dots = [[Sums::EMPTY; 2]; 2];
+    // SAFETY: the caller's promises, passed on; `at` is the first run of a step.
     unsafe {
-        let q = |run: usize| x.q.as_ptr().add(at(run) * SUB);
-        if F::HALVES {
-            for (run, w) in runs.iter().enumerate() {
-                tiles::multiply::<false, REST>(q(run), w.w.as_ptr(), first, signed);
-                tiles::multiply::<true, REST>(q(run).add(SUB / 2), w.w.as_ptr().add(4), second, signed);
-                add_halves(w, x, at(run), (first, second), rows.len(), sums);
+        begin::<F>(runs, x, rows.start, 0, &mut dots[0]);
+        let mut at = 0;
+        let mut turn = 0;
+        while at < runs.len() {
+            if at + step < runs.len() {
+                begin::<F>(runs, x, rows.start, at + step, &mut dots[1 - turn]);
             }
-            return;
+            let these = &dots[turn];
+            let count = rows.len();
+            let block = |run: usize| run * x.rows + rows.start;
+            if F::HALVES {
+                add_halves::<REST>(&runs[at], x, block(at), these, count, sums);
+            } else {
+                add_run::<F, REST>(&runs[at], x, block(at), &these[0], count, sums);
+                if let Some(run) = runs.get(at + 1) {
+                    add_run::<F, REST>(run, x, block(at + 1), &these[1], count, sums);
+                }
+            }
+            (at, turn) = (at + step, 1 - turn);
         }
-        for (two, w) in runs.chunks(2).enumerate() {
-            tiles::multiply::<false, REST>(q(2 * two), w[0].w.as_ptr(), first, signed);
-            if let Some(w) = w.get(1) {
-                tiles::multiply::<true, REST>(q(2 * two + 1), w.w.as_ptr(), second, signed);
-            }
-            add_run::<F, REST>(&w[0], x, at(2 * two), first, rows.len(), sums);
-            if let Some(w) = w.get(1) {
-                add_run::<F, REST>(w, x, at(2 * two + 1), second, rows.len(), sums);
-            }
-        }
+    }
+}
+
+/// Begins the products of run `at` and its neighbour, or of its halves.
+///
+/// # Safety
+/// As [`add_runs`]; `at` is a run, and `row` the first row.
+#[inline]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn begin<F: Avx2Format>(runs: &[Unpacked], x: &Blocks, row: usize, at: usize, out: &mut [Sums; 2]) {
+    let signed = const { matches!(F::KIND, Kind::S8) };
+    // SAFETY: each run has a block of 32 integers of each row, the rows follow each other; a run's weights have
+    // eight groups, a half of them four. A run without a neighbour is multiplied twice, and once for nothing.
+    unsafe {
+        let factors = |run: usize| {
+            let x = x.q.as_ptr().add((run * x.rows + row) * SUB);
+            Factors { x, w: runs[run].w.as_ptr() }
+        };
+        let first = factors(at);
+        let second = if F::HALVES {
+            Factors { x: first.x.add(SUB / 2), w: first.w.add(4) }
+        } else {
+            factors((at + 1).min(runs.len() - 1))
+        };
+        tiles::multiply(first, second, out, signed);
     }
 }
 
@@ -199,14 +226,14 @@ unsafe fn add_run<F: Avx2Format, const REST: bool>(
 /// The same for a format whose halves have scales of their own.
 ///
 /// # Safety
-/// As [`add_run`], for up to sixteen rows.
+/// As [`add_run`].
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn add_halves(
+unsafe fn add_halves<const REST: bool>(
     w: &Unpacked,
     x: &Blocks,
     at: usize,
-    (low, high): (&Sums, &Sums),
+    [low, high]: &[Sums; 2],
     count: usize,
     sums: &mut [__m512; ROWS],
 ) {
@@ -214,7 +241,7 @@ unsafe fn add_halves(
     unsafe {
         let scale = [0, 1].map(|h| _mm512_load_ps(w.scale[h].as_ptr()));
         let min = [0, 1].map(|h| _mm512_load_ps(w.min[h].as_ptr()));
-        for i in 0..count {
+        for i in 0..if REST { count } else { ROWS } {
             let x_scale = _mm512_set1_ps(x.scale_sum.get_unchecked(at + i)[0]);
             let halves = x.halves.get_unchecked(at + i).map(|sum| _mm512_set1_ps(sum));
             let sum = _mm512_fmadd_ps(low.row(i), _mm512_mul_ps(scale[0], x_scale), sums[i]);

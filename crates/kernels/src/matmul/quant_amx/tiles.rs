@@ -9,12 +9,10 @@ use std::arch::x86_64::*;
 /// Most rows of a tile.
 pub(super) const ROWS: usize = 16;
 
-/// Registers 0 and 1 take products, 2 the activations, 3 the weights; 4, 5 and 6 are 0, 1 and 2 for the rows
-/// left when sixteen do not divide them.
+/// Registers 0 and 1 take products, 2 and 3 hold activations, 4 and 5 weights.
 const PRODUCTS: [usize; 2] = [0, 1];
-const ACTIVATIONS: usize = 2;
-const WEIGHTS: usize = 3;
-const REST: usize = 4;
+const ACTIVATIONS: [usize; 2] = [2, 3];
+const WEIGHTS: [usize; 2] = [4, 5];
 
 /// Sixteen rows of sixteen integers.
 #[derive(Clone, Copy)]
@@ -44,18 +42,17 @@ pub(super) struct Config {
 }
 
 impl Config {
-    /// For sixteen rows at a time and `rest` at last, 32 values at a time, or 16 with `halves`.
-    pub(super) fn new(rest: usize, halves: bool) -> Config {
+    /// For products of `rows` rows, 32 values at a time, or 16 with `halves`.
+    pub(super) fn new(rows: usize, halves: bool) -> Config {
         let mut config = Config { palette: 1, start: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
         let values = if halves { 16 } else { 32 };
-        let mut shape = |tile: usize, rows: usize, bytes: u16| {
-            // A register without rows has no bytes either.
-            (config.rows[tile], config.row_bytes[tile]) = (rows as u8, if rows == 0 { 0 } else { bytes });
+        let mut shape = |tiles: [usize; 2], rows: usize, bytes: u16| {
+            for tile in tiles {
+                (config.rows[tile], config.row_bytes[tile]) = (rows as u8, bytes);
+            }
         };
-        for (first, rows) in [(0, ROWS), (REST, rest)] {
-            PRODUCTS.iter().for_each(|tile| shape(first + tile, rows, 64));
-            shape(first + ACTIVATIONS, rows, values);
-        }
+        shape(PRODUCTS, rows, 64);
+        shape(ACTIVATIONS, rows, values);
         shape(WEIGHTS, usize::from(values) / 4, 64);
         config
     }
@@ -79,16 +76,30 @@ pub(super) unsafe fn release() {
     unsafe { asm!("tilerelease", options(nostack, preserves_flags, nomem)) }
 }
 
-macro_rules! product {
-    ($multiply:literal, $product:literal, $activations:literal, $x:ident, $w:ident, $out:ident) => {
+/// One of the two factors of a product: activations 32 bytes apart, weights in rows of 64 bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Factors {
+    pub(super) x: *const i8,
+    pub(super) w: *const [u8; 64],
+}
+
+macro_rules! two_products {
+    ($multiply:literal, $first:ident, $second:ident, $out:ident) => {
         asm!(
-            concat!("tilezero ", $product),
-            concat!("tileloadd ", $activations, ", [{x} + {x_stride}]"),
-            "tileloadd tmm3, [{w} + {stride}]",
-            concat!($multiply, " ", $product, ", ", $activations, ", tmm3"),
-            concat!("tilestored [{out} + {stride}], ", $product),
-            x = in(reg) $x,
-            w = in(reg) $w,
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tileloadd tmm2, [{x0} + {x_stride}]",
+            "tileloadd tmm4, [{w0} + {stride}]",
+            concat!($multiply, " tmm0, tmm2, tmm4"),
+            "tileloadd tmm3, [{x1} + {x_stride}]",
+            "tileloadd tmm5, [{w1} + {stride}]",
+            concat!($multiply, " tmm1, tmm3, tmm5"),
+            "tilestored [{out} + {stride}], tmm0",
+            "tilestored [{out} + {stride} + 1024], tmm1",
+            x0 = in(reg) $first.x,
+            w0 = in(reg) $first.w,
+            x1 = in(reg) $second.x,
+            w1 = in(reg) $second.w,
             out = in(reg) $out,
             x_stride = in(reg) 32usize,
             stride = in(reg) 64usize,
@@ -97,31 +108,16 @@ macro_rules! product {
     };
 }
 
-/// Rows of activations at `x`, 32 bytes apart, times the weights at `w`, rows of 64 bytes, in the shapes that were
-/// configured. `SECOND` chooses the register, `REST` the shape for the rows left; weights are unsigned unless
-/// `signed`.
+/// Two products of the shapes that were configured. Weights are unsigned unless `signed`. The results are not
+/// there for another hundred cycles or two: do something else first.
 ///
 /// # Safety
-/// The tiles are configured, and memory behind `x` and `w` has their shapes.
+/// The tiles are configured, and memory behind the factors has their shapes.
 #[inline(always)]
-pub(super) unsafe fn multiply<const SECOND: bool, const REST: bool>(
-    x: *const i8,
-    w: *const [u8; 64],
-    out: &mut Sums,
-    signed: bool,
-) {
-    let out = out as *mut Sums;
-    // SAFETY: the caller vouches for what is read; at most sixteen rows of 64 bytes are written.
+pub(super) unsafe fn multiply(first: Factors, second: Factors, out: &mut [Sums; 2], signed: bool) {
+    let out = out.as_mut_ptr();
+    // SAFETY: the caller vouches for what is read; at most twice sixteen rows of 64 bytes are written.
     unsafe {
-        match (SECOND, REST, signed) {
-            (false, false, false) => product!("tdpbsud", "tmm0", "tmm2", x, w, out),
-            (true, false, false) => product!("tdpbsud", "tmm1", "tmm2", x, w, out),
-            (false, true, false) => product!("tdpbsud", "tmm4", "tmm6", x, w, out),
-            (true, true, false) => product!("tdpbsud", "tmm5", "tmm6", x, w, out),
-            (false, false, true) => product!("tdpbssd", "tmm0", "tmm2", x, w, out),
-            (true, false, true) => product!("tdpbssd", "tmm1", "tmm2", x, w, out),
-            (false, true, true) => product!("tdpbssd", "tmm4", "tmm6", x, w, out),
-            (true, true, true) => product!("tdpbssd", "tmm5", "tmm6", x, w, out),
-        }
+        if signed { two_products!("tdpbssd", first, second, out) } else { two_products!("tdpbsud", first, second, out) }
     }
 }
