@@ -227,14 +227,18 @@ def beside(o, meden, models, name, peer):
     table = Table(f"{name}, {o.threads} threads", "Meden", name, "tokens/s")
     few = max(1, o.repeats // 2)
     for format, model in models:
-        pairs = []
+        try:
+            pairs = [peer.both(model, 512, 64)]
+        except RuntimeError as error:
+            print(f"| {format}: {str(error).splitlines()[-1]} | | | | |")
+            continue
         def theirs():
             pairs.append(peer.both(model, 512, 64))
             return pairs[-1][0]
         table.row(f"{format}, prompt 512", lambda: meden.rate(model, "prompt", 512), theirs, few)
-        decode = iter(pairs)
+        decodes = iter(pairs[1:])
         ours = lambda: meden.rate(model, "gen", 64, 512)
-        table.row(f"{format}, gen 64 behind 512", ours, lambda: next(decode)[1], few)
+        table.row(f"{format}, gen 64 behind 512", ours, lambda: next(decodes)[1], few)
     return table.log
 
 

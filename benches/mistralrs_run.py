@@ -22,11 +22,14 @@ def main():
     runner = Runner(which=Which.GGUF(quantized_model_id=folder, quantized_filename=name), prefix_cache_n=0)
     usage = None
     for turn in range(2):
-        # Common words are one token each; a request's own tokens are some ten more.
-        text = " ".join(WORDS[(i * i + turn) % len(WORDS)] for i in range(prompt - 10))
+        # Common words are one token each; the request's own tokens are some 14 more.
+        text = " ".join(WORDS[(i * i + turn) % len(WORDS)] for i in range(prompt - 14))
+        text = f"Go on with this list: {text}"
         message = [{"role": "user", "content": text}]
         request = ChatCompletionRequest(model="default", max_tokens=decode, temperature=0.0, messages=message)
         usage = runner.send_chat_completion_request(request).usage
+    if usage.completion_tokens < 16:
+        sys.exit(f"mistral.rs stopped after {usage.completion_tokens} of {decode} tokens: no rate to compare")
     rates = {"prompt": usage.avg_prompt_tok_per_sec, "gen": usage.avg_compl_tok_per_sec}
     print(json.dumps({**rates, "prompt_tokens": usage.prompt_tokens, "tokens": usage.completion_tokens}))
 
