@@ -6,7 +6,8 @@ mod common;
 use common::{ids, kept, max_diff, open, oracle, policy, presses, run, tensors};
 use meden_engine::hook::{Hook, Site, SiteVisit};
 use meden_engine::{
-    Budget, Control, EngineError, KvTypes, Policy, PressSpec, Schedule, Session, SessionOptions, SkipOverflow,
+    Budget, Control, EngineError, KvTypes, LayerView, Needs, Policy, Press, PressSpec, Schedule, Scores, Session,
+    SessionOptions, SkipOverflow,
 };
 
 #[test]
@@ -77,6 +78,78 @@ fn a_uniform_share_keeps_exactly_that_many_in_each_head() {
         }
     }
 }
+/// Keeps the oldest slots, so that what is lost early can be seen.
+struct Oldest;
+
+impl Press for Oldest {
+    fn name(&self) -> &'static str {
+        "oldest"
+    }
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+    fn score(&self, layer: &LayerView<'_>, scores: &mut Scores) -> Result<(), EngineError> {
+        scores.each(layer, |_, head, row| {
+            row.iter_mut().zip(head.positions()).for_each(|(score, &p)| *score = -(p as f32));
+        });
+        Ok(())
+    }
+}
+
+fn open_oldest(model: &std::sync::Arc<meden_engine::Model>, share: &str, schedule: &str) -> Session {
+    let policy = Policy { skip_layers: Some(vec![]), ..policy(&presses()[0], share, schedule) };
+    let options = SessionOptions { kv_type: KvTypes::F32, policy: Some(policy), ..SessionOptions::default() };
+    Session::with_press(model.clone(), options, std::sync::Arc::new(Oldest)).unwrap()
+}
+
+#[test]
+fn a_share_of_a_prompt_read_in_chunks_is_one_of_the_whole_prompt_from_the_first_chunk_on() {
+    let Some(model) = common::tiny("llama") else { return };
+    for schedule in ["prefill_chunk:16", "prefill_chunk:16,decode_every:4", "decode_every:4", "prefill_end"] {
+        let mut session = open_oldest(&model, "25%", schedule);
+        let mut pieces = Lengths(0);
+        let mut control = Control { hooks: vec![&mut pieces], ..Control::default() };
+        session.prefill(&ids(200), &mut control).unwrap();
+        drop(control);
+        // 50 of 200, and in decode fewer than 4 more; 4 of them are the newest
+        let lag = if schedule == "decode_every:4" { 4 } else { 1 };
+        for head in kept(&session).iter().flatten() {
+            assert!((50..50 + lag).contains(&head.len()), "{schedule}: {}", head.len());
+            let early: Vec<u32> = (0..46).collect();
+            assert!(head.starts_with(&early), "{schedule}: the first text is there to be chosen: {head:?}");
+        }
+        let layout = session.cache().layers()[0].heads()[0].layout();
+        let most = if schedule == "prefill_end" { 200 } else { 50 + 16 };
+        let config = model.config();
+        let pages = config.layers * config.kv_heads * layout.pages_for(most);
+        assert!(session.cache().slab().peak_pages() <= pages, "{schedule}: no more than the budget and a chunk");
+    }
+}
+
+#[test]
+fn while_the_length_is_not_known_a_share_leaves_room_to_choose() {
+    let Some(model) = common::tiny("llama") else { return };
+    // 2 sinks and 4 recents are protected: a tenth never means fewer than 24 slots while tokens come one by one
+    let mut session = open_oldest(&model, "10%", "decode_every:4");
+    let mut most = 0;
+    for (at, &id) in ids(300).iter().enumerate() {
+        run(&mut session, &[id]);
+        let len = kept(&session)[0][0].len();
+        most = most.max(len);
+        let target = (at + 1 - ((at + 1) * 9) / 10).max(24);
+        assert!(len == at + 1 || (target..target + 4).contains(&len), "{len} after {}", at + 1);
+    }
+    assert!((30..34).contains(&most), "{most}: a tenth of 300, and fewer than 4 more");
+    // a call of many tokens says how long it is
+    let mut session = open_oldest(&model, "25%", "prefill_chunk:16");
+    run(&mut session, &ids(60));
+    run(&mut session, &ids(200));
+    for head in kept(&session).iter().flatten() {
+        assert!(head.starts_with(&(0..11).collect::<Vec<u32>>()) && head.contains(&90), "{head:?}");
+        assert!((65..65 + 16).contains(&head.len()), "{}: a quarter of 260", head.len());
+    }
+}
+
 #[test]
 fn growing_skipped_layers_are_paid_for_by_the_others() {
     let Some(model) = common::tiny("llama") else { return };

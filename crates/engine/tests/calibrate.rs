@@ -5,8 +5,8 @@ mod common;
 
 use std::path::PathBuf;
 
+use common::ids;
 use common::twin::{Record, dot, norm, rows};
-use common::{ids, tensors};
 use meden_engine::calibrate::{Recipe, calibrate};
 use meden_engine::{Control, KvTypes, Policy, PressSpec, Session, SessionOptions};
 
@@ -22,22 +22,30 @@ fn sequences() -> Vec<Vec<u32>> {
 #[test]
 fn every_calibrated_file_is_taken_by_its_press_and_refused_by_another_model() {
     let (Some(model), Some(other)) = (common::tiny_once("llama"), common::tiny_once("llama3-rope")) else { return };
-    for recipe in [Recipe::ExpectedAttentionStats, Recipe::Qfilter, Recipe::Kvzap] {
+    for recipe in Recipe::ALL {
         let made = calibrate(&model, recipe, &sequences(), &mut Control::default()).unwrap();
         let path = path(recipe.press());
         made.write(&path, "0123").unwrap();
+        let duo = recipe == Recipe::DuoAttention;
+        let field = if duo { "pattern" } else { "file" };
         let press: PressSpec =
-            serde_json::from_value(serde_json::json!({"kind": recipe.press(), "file": path})).unwrap();
-        let policy = Policy { sinks: 2, recents: 2, ..Policy::new(press, "50%".parse().unwrap()) };
+            serde_json::from_value(serde_json::json!({"kind": recipe.press(), field: path})).unwrap();
+        let budget = if duo { "press" } else { "50%" };
+        let policy = Policy { sinks: 2, recents: 2, ..Policy::new(press, budget.parse().unwrap()) };
         let options = SessionOptions { kv_type: KvTypes::F32, policy: Some(policy), ..Default::default() };
         let mut session = Session::new(model.clone(), options.clone()).unwrap();
-        common::run(&mut session, &ids(60));
+        // streaming heads keep 128 first and 256 newest tokens
+        common::run(&mut session, &ids(if duo { 400 } else { 60 }));
         assert!(session.stats().evicted > 0, "{}", recipe.press());
         let error = Session::new(other.clone(), options).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains("another model") && error.contains("calibrate"), "{error}");
-        let bytes = std::fs::read(&path).unwrap();
-        let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
-        let words = metadata.metadata().clone().unwrap();
+        let words: std::collections::HashMap<String, serde_json::Value> = if duo {
+            serde_json::from_slice(&std::fs::read(path.join("config.json")).unwrap()).unwrap()
+        } else {
+            let bytes = std::fs::read(&path).unwrap();
+            let words = safetensors::SafeTensors::read_metadata(&bytes).unwrap().1.metadata().clone().unwrap();
+            words.into_iter().map(|(key, word)| (key, word.into())).collect()
+        };
         assert_eq!(words["tokens"], "150");
         assert_eq!(words["text_sha256"], "0123");
         assert!(words.contains_key("rope") && words.contains_key("version"));
@@ -118,12 +126,26 @@ fn duo_scores_are_between_all_late_and_all_early() {
     let Some(model) = common::tiny_once("llama") else { return };
     let c = model.config().clone();
     let made = calibrate(&model, Recipe::DuoAttention, &sequences(), &mut Control::default()).unwrap();
+    let scores = &made.tensors[0];
+    assert_eq!(scores.shape, [c.layers, c.kv_heads]);
+    assert!(scores.values.iter().all(|&s| s > 0.0 && s < 1.0), "{:?}", scores.values);
+    assert!(scores.values.iter().any(|&s| (s - scores.values[0]).abs() > 1e-6), "heads differ");
+    // the streaming heads are those of the lowest scores, and keep what the settings say
     let path = path("duo");
     made.write(&path, "0").unwrap();
-    let scores = &tensors(&path)["full_attention_heads"];
-    assert_eq!(scores.shape, [c.layers, c.kv_heads]);
-    assert!(scores.f.iter().all(|&s| s > 0.0 && s < 1.0), "{:?}", scores.f);
-    assert!(scores.f.iter().any(|&s| (s - scores.f[0]).abs() > 1e-6), "heads differ");
+    let json = serde_json::json!({"kind": "duo_attention", "pattern": path, "head_compression_ratio": 0.25});
+    let press: PressSpec = serde_json::from_value(json).unwrap();
+    let policy = Policy { sinks: 0, recents: 0, ..Policy::new(press, "press".parse().unwrap()) };
+    let policy = Policy { schedule: "prefill_end".parse().unwrap(), ..policy };
+    let mut session = Session::new(model, SessionOptions { policy: Some(policy), ..Default::default() }).unwrap();
+    common::run(&mut session, &ids(450));
+    let kept: Vec<usize> = session.stats().layers.iter().flat_map(|l| l.kept.clone()).collect();
+    let mut order: Vec<usize> = (0..kept.len()).collect();
+    order.sort_by(|&a, &b| scores.values[a].total_cmp(&scores.values[b]));
+    let streaming = kept.len() / 4;
+    for (place, &head) in order.iter().enumerate() {
+        assert_eq!(kept[head], if place < streaming { 128 + 256 } else { 450 }, "head {head}");
+    }
 }
 
 #[test]

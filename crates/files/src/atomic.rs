@@ -37,6 +37,16 @@ impl AtomicFile {
         Ok(AtomicFile { target: target.to_owned(), temporary, file: Some(BufWriter::new(file)) })
     }
 
+    /// Makes `target` of these bytes.
+    ///
+    /// # Errors
+    /// What [`AtomicFile::create`] and writing refuse.
+    pub fn whole(target: &Path, bytes: &[u8]) -> Result<(), FileError> {
+        let mut file = AtomicFile::create(target)?;
+        file.write_all(bytes).map_err(|e| FileError::io(target, "write", e))?;
+        file.commit()
+    }
+
     /// Flushes to disk and gives the file its name.
     pub fn commit(mut self) -> Result<(), FileError> {
         let fail = |e| FileError::io(&self.target, "write", e);

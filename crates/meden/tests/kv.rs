@@ -308,6 +308,63 @@ fn a_saved_document_answers_as_if_it_had_just_been_read() {
     assert!(said.complaint().contains("another model"), "{}", said.err);
 }
 
+#[test]
+fn kvzip_is_told_what_to_repeat_in_every_verb_that_takes_a_press() {
+    let Some(model) = tiny("llama") else { return };
+    let folder = scratch("repeat");
+    let [text, html, cache, sweep] = ["text.txt", "page.html", "text.kv", "sweep"].map(|name| path(&folder.join(name)));
+    fs::write(&text, "The quick brown fox jumps over the lazy dog. ".repeat(4)).expect("writable");
+    let budget = ["--press", "kvzip", "--kv-budget", "50%", "--recents", "8"];
+    let show = ["kv", "show", "-m", &model, "--text", &text, "--tokens", "150", "--html", &html];
+    let save = ["kv", "save", "-m", &model, "-f", &text, "-o", &cache];
+    for verb in [&show[..], &save[..]] {
+        let said = run(verb.iter().chain(&budget).copied().chain(["--json"]));
+        assert_eq!(said.code, 0, "{verb:?}: {}", said.err);
+        assert!(said.json()["cache"]["evicted"].as_u64().expect("a count") > 0, "{verb:?}");
+        assert!(said.err.contains("kvzip reads the text again"), "{verb:?}: {}", said.err);
+    }
+    let flags = ["--press", "knorm,kvzip", "--tasks", "passkey,capped", "--lengths", "350", "--ratios", "0.5"];
+    let said = run(["kv", "sweep", "-m", &model, "--items", "1", "--recents", "8", "--out", &sweep]
+        .into_iter()
+        .chain(flags)
+        .chain(["--markdown"]));
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert!(said.err.contains("kvzip reads the text again"), "{}", said.err);
+    assert!(said.err.contains("left out of capped") && said.out.contains("| kvzip |"), "{}{}", said.err, said.out);
+}
+
+#[test]
+fn what_is_calibrated_is_taken_by_its_press() {
+    let Some(model) = tiny("llama") else { return };
+    let folder = scratch("calibrate");
+    let text = path(&folder.join("text.txt"));
+    fs::write(&text, "The quick brown fox jumps over the lazy dog, and then over the moon. ".repeat(20))
+        .expect("writable");
+    let ids: Vec<String> = (0..450).map(|i| (3 + i * 7 % 300).to_string()).collect();
+    let ids = ids.join(",");
+    let made = |press: &str, field: &str| {
+        let out = path(&folder.join(press));
+        let base = ["kv", "calibrate", "-m", &model, "--text", &text, "--press", press, "--out", &out];
+        let said = run(base.into_iter().chain(["--sequence", "100", "--json"]));
+        assert_eq!(said.code, 0, "{press}: {}", said.err);
+        assert_eq!(said.json()["press"], press);
+        format!("{press}({field}={out})")
+    };
+    let recipes = [
+        ("expected_attention_stats", "file", "25%"),
+        ("qfilter", "file", "25%"),
+        ("kvzap", "file", "25%"),
+        ("duo_attention", "pattern", "press"),
+    ];
+    for (press, field, budget) in recipes {
+        let spec = made(press, field);
+        let base = ["run", "-m", &model, "--ids", &ids, "-n", "4", "--json", "--press", &spec, "--kv-budget", budget];
+        let said = run(base);
+        assert_eq!(said.code, 0, "{press}: {}", said.err);
+        assert!(said.json()["cache"]["evicted"].as_u64().expect("a count") > 0, "{press}");
+    }
+}
+
 /// A browser that can be run without a window, or a printed line and `None`.
 fn browser() -> Option<&'static str> {
     let names = ["chromium", "chromium-browser", "google-chrome"];

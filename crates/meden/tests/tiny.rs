@@ -106,12 +106,28 @@ fn bench_measures_every_combination_and_refuses_nonsense() {
         let kept = row["kept_tokens_mean"].as_f64().expect("a mean");
         assert!(if pressed { kept <= 80.0 + 32.0 } else { kept == tokens as f64 }, "{row}");
     }
+    let grid = ["--prompt", "0", "--gen", "3", "--depth", "300", "--kv-rotate", "none,hadamard"];
+    let said = run(base.iter().copied().chain(grid).chain(["--read", "none,quest:32", "--json"]));
+    assert_eq!(said.code, 0, "{}", said.err);
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&said.out).expect("a list");
+    let named: Vec<_> = rows.iter().map(|row| (row["kv_rotate"].as_str(), row["read"].as_str())).collect();
+    let (turned, paged) = (Some("hadamard"), Some("quest:32"));
+    assert_eq!(named, [(None, None), (None, paged), (turned, None), (turned, paged)]);
+    for pair in rows.chunks(2) {
+        let bytes = |row: &serde_json::Value, name: &str| row[name].as_u64();
+        assert_eq!(bytes(&pair[0], "kv_read_bytes"), None);
+        let read = bytes(&pair[1], "kv_read_bytes").expect("bytes");
+        assert!(read > 0 && Some(read) < bytes(&pair[0], "kv_bytes"), "{}", pair[1]);
+        assert!(bytes(&pair[1], "bytes_a_token") < bytes(&pair[0], "bytes_a_token"), "{}", pair[1]);
+    }
     let table = run(base.iter().copied().chain(["--gen", "0", "--prompt", "20"]));
     assert!(table.out.contains("prompt 20") && !table.out.contains("gen"), "{}", table.out);
     for (wrong, says) in [
         (["--press", "knorm"], "knorm:25%"),
         (["--repeat", "0"], "--repeat"),
         (["--batch", "0"], "--batch"),
+        (["--read", "none,everything"], "quest:1024"),
+        (["--kv-rotate", "twice"], "hadamard"),
         (["--schedule", "prefill_end"], "--press"),
     ] {
         let said = run(["bench", "-m", model].into_iter().chain(wrong));

@@ -6,17 +6,25 @@
 //! nearest tokens, makes it small, and the heads of the lowest scores are the ones that may stream. Keys and queries
 //! are taken after their norms where the model has them.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
+
+use meden_files::{AtomicFile, FileError};
+use serde_json::{Map, Value};
 
 use super::{Tensor, Texts};
 use crate::cache::LayerCache;
 use crate::error::EngineError;
 use crate::model::rope::RopeTable;
+use crate::press::own::duo_attention::{HEADS, SETTINGS};
 use crate::press::rotation::unrotated_rows;
 use crate::press::watch::{LayerState, Piece};
 use crate::press::{LayerView, Needs, Press, Scores};
 
 const LENGTH: usize = 500;
+/// First tokens that a streaming head keeps, and newest, as for the published stand-in.
+const SINKS: usize = 128;
+const RECENTS: usize = 256;
 
 /// Sums of one sequence: queries `(q_heads, head_dim)`, keys `(kv_heads, head_dim)`.
 #[derive(Clone, Default)]
@@ -106,6 +114,26 @@ pub(super) fn run(texts: &mut Texts<'_, '_>) -> Result<Vec<Tensor>, EngineError>
     })?;
     let values = scores.iter().map(|&s| s as f32).collect();
     Ok(vec![Tensor { name: "full_attention_heads".into(), shape: vec![c.layers, c.kv_heads], values }])
+}
+
+/// The published folder: a table with a line a layer and a column a kv head, and the sizes of what streaming heads keep.
+/// A reader that knows `sink_size` and `recent_size` only passes over the rest of `config.json`.
+pub(super) fn write(folder: &Path, tensors: &[Tensor], about: &[(&str, &str)]) -> Result<(), EngineError> {
+    let fail = |source| FileError::Io { path: folder.to_owned(), action: "make the folder".into(), source };
+    std::fs::create_dir_all(folder).map_err(fail)?;
+    let mut table = String::new();
+    for tensor in tensors {
+        for row in tensor.values.chunks_exact(tensor.shape.last().copied().unwrap_or(1).max(1)) {
+            table += &row.iter().map(f32::to_string).collect::<Vec<_>>().join("\t");
+            table.push('\n');
+        }
+    }
+    let mut config: Map<String, Value> = about.iter().map(|(k, v)| ((*k).to_string(), (*v).into())).collect();
+    config.insert("sink_size".into(), SINKS.into());
+    config.insert("recent_size".into(), RECENTS.into());
+    let config = format!("{:#}\n", Value::Object(config));
+    AtomicFile::whole(&folder.join(HEADS), table.as_bytes())?;
+    Ok(AtomicFile::whole(&folder.join(SETTINGS), config.as_bytes())?)
 }
 
 /// The mean of the running sums of the last query's attention to copies of one key.

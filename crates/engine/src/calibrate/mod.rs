@@ -1,7 +1,8 @@
 //! Making the numbers that some presses take from a file: one reading of ordinary text, a recipe a file.
 //!
-//! All recipes write one kind of file: safetensors with the tensors of the published layout and, in its header, which
-//! press, model, rotation and text it was made for. A press refuses the file of another model.
+//! Each recipe writes what its press reads, in the published layout (safetensors; for DuoAttention a table and its
+//! settings), and says in it which press, model, rotation and text it was made for. A press refuses the file of another
+//! model.
 
 mod duo;
 mod eigen;
@@ -101,17 +102,24 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// Write the file. `text_sha256` names the text it was made from.
+    /// Write what the press reads: a safetensors file, or, for `duo_attention`, the published folder with
+    /// `full_attention_heads.tsv` and `config.json`. `text_sha256` names the text it was made from.
     ///
-    /// Errors: the file cannot be written.
+    /// Errors: it cannot be written.
     pub fn write(&self, path: &Path, text_sha256: &str) -> Result<(), EngineError> {
-        let mut file = SafetensorsWriter::new()
-            .meta("press", self.recipe.press())
-            .meta("model", &self.model)
-            .meta("rope", &self.rope)
-            .meta("text_sha256", text_sha256)
-            .meta("tokens", &self.tokens.to_string())
-            .meta("version", VERSION);
+        let tokens = self.tokens.to_string();
+        let about = [
+            ("press", self.recipe.press()),
+            ("model", &self.model),
+            ("rope", &self.rope),
+            ("text_sha256", text_sha256),
+            ("tokens", &tokens),
+            ("version", VERSION),
+        ];
+        if self.recipe == Recipe::DuoAttention {
+            return duo::write(path, &self.tensors, &about);
+        }
+        let mut file = about.iter().fold(SafetensorsWriter::new(), |file, (key, value)| file.meta(key, value));
         for tensor in &self.tensors {
             let bytes = tensor.values.iter().flat_map(|v| v.to_le_bytes()).collect();
             file = file.tensor(&tensor.name, DType::F32, &tensor.shape, bytes);

@@ -14,7 +14,7 @@ use super::{Block, Linear, Model};
 use crate::cache::KvCache;
 use crate::error::EngineError;
 use crate::hook::{Hook, HookPlan, Site};
-use crate::press::plan::{Moment, Now, Plan};
+use crate::press::plan::{At, Moment, Now, Plan};
 use crate::press::watch::Watch;
 use crate::read::Reader;
 use crate::session::control::{Control, Emit};
@@ -57,6 +57,8 @@ pub(crate) struct Segment<'a> {
     pub first: usize,
     /// Which moment of the session this is, for the press.
     pub moment: Moment,
+    /// Tokens of the same call that later passes read.
+    pub later: usize,
     /// First row whose logits are wanted (`ids.len()` for none).
     pub logits_from: usize,
     /// Where keys and values go.
@@ -71,7 +73,8 @@ pub(crate) struct Segment<'a> {
 
 impl Segment<'_> {
     fn now<'m>(&self, model: &'m Model, long_rope: bool) -> Now<'m> {
-        Now { model, seen: self.seen + self.ids.len(), moment: self.moment, long_rope }
+        let seen = self.seen + self.ids.len();
+        Now { model, at: At { moment: self.moment, seen, until: seen + self.later }, long_rope }
     }
 }
 

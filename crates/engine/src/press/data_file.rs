@@ -93,9 +93,12 @@ pub(crate) fn no_file(press: &str, how: &str) -> EngineError {
 /// For which press and model a file was made; published files do not say it.
 #[derive(Clone, Debug)]
 pub struct Calibrated {
-    source: String,
-    press: Option<String>,
-    model: Option<String>,
+    /// The file, for refusals.
+    pub source: String,
+    /// The press it names.
+    pub press: Option<String>,
+    /// The fingerprint of the model it names, in hex.
+    pub model: Option<String>,
 }
 
 impl Calibrated {

@@ -132,11 +132,11 @@ pub struct LayerShare<'a> {
     pub layer: usize,
     /// The layers that the press acts on, ascending: not those that are skipped or slide.
     pub pressed: &'a [usize],
-    /// Tokens seen.
+    /// Tokens that a share speaks of: the whole text where it is known, else the tokens seen.
     pub seen: usize,
     /// Slots a head of each layer, were all alike.
     pub mean: usize,
-    /// The same before rounding: tokens seen times the kept share, where the budget is a share.
+    /// The same before rounding: those tokens times the kept share, where the budget is a share.
     pub exact: f64,
     /// How a share becomes a number of slots.
     pub rounding: policy::Rounding,
@@ -217,15 +217,16 @@ pub trait Press: Send + Sync {
     }
 
     /// Channels that the keys of this layer keep, ascending, one list a head, all of one length; for presses that
-    /// [narrow](Self::narrows) keys. Asked once the slots that go are gone.
+    /// [narrow](Self::narrows_to) keys. Asked once the slots that go are gone.
     fn channels(&self, layer: &LayerView<'_>) -> Result<Option<Vec<Vec<u32>>>, EngineError> {
         let _ = layer;
         Ok(None)
     }
 
-    /// Does it take channels from keys rather than tokens from the cache?
-    fn narrows(&self) -> bool {
-        false
+    /// For presses that take channels from keys: how many of `head_dim` are left.
+    fn narrows_to(&self, head_dim: usize) -> Option<usize> {
+        let _ = head_dim;
+        None
     }
 
     /// Was its data made for this very model? Its shape has been held against the model's by `check`.

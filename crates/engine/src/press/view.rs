@@ -26,7 +26,7 @@ pub struct LayerView<'a> {
     pub long_rope: bool,
     /// Slots each head keeps on average.
     pub target: usize,
-    /// Share that is removed, in [0, 1).
+    /// Share that is removed, in [0, 1): that of the budget where it is a share, else of the slots held.
     pub removed: f64,
     /// Whether the quirks of kvpress are wanted, for reference values.
     pub rounding: Rounding,

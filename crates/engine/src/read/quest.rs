@@ -43,7 +43,7 @@ impl Quest {
     }
 
     /// Pages a head that are read, of `tokens` slots each.
-    pub(super) fn pages(&self, tokens: usize) -> usize {
+    pub(crate) fn pages(&self, tokens: usize) -> usize {
         (self.budget / tokens.max(1)).max(self.min_pages)
     }
 }
@@ -83,7 +83,7 @@ pub(super) fn choose(head: &HeadCache, isa: Isa, queries: &[f32], count: usize, 
 }
 
 /// Bytes of a page's bounds.
-pub(super) fn bound_bytes(key_dim: usize) -> usize {
+pub(crate) fn bound_bytes(key_dim: usize) -> usize {
     2 * key_dim * size_of::<f32>()
 }
 

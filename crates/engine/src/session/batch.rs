@@ -14,7 +14,7 @@ use super::{LogitRows, Session};
 use crate::error::EngineError;
 use crate::hook::HookPlan;
 use crate::model::forward::{Pass, Scratch, Segment};
-use crate::press::plan::{Moment, held};
+use crate::press::plan::{At, Moment, held};
 use crate::press::replay::tokens;
 use crate::reuse::reuse;
 
@@ -186,6 +186,7 @@ fn fill<'a>(segments: &mut Vec<Segment<'a>>, items: &'a mut [BatchItem<'_>], tak
             seen: item.session.history.len(),
             first: item.session.next_position(),
             moment: t.moment,
+            later: item.ids.len() - t.from - t.count,
             logits_from: t.logits_from,
             cache: &mut item.session.cache,
             plan: item.session.plan.as_mut(),
@@ -234,7 +235,9 @@ impl Session {
         let mut moment = if standing.first { Moment::PrefillChunk } else { Moment::Decode };
         let mut count = left.min(self.options.prefill_chunk);
         if let Some(plan) = &self.plan {
-            count = count.min(plan.piece(moment, left, self.history.len(), |layer| held(&self.cache.layers()[layer])));
+            let seen = self.history.len();
+            let at = At { moment, seen, until: seen + left };
+            count = count.min(plan.piece(at, |layer| held(&self.cache.layers()[layer])));
         }
         let last = count == left;
         if standing.first && last {

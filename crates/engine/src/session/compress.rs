@@ -8,7 +8,7 @@ use super::{Session, SessionOptions};
 use crate::error::EngineError;
 use crate::model::Model;
 use crate::press::Scores;
-use crate::press::plan::{Moment, Now, Plan};
+use crate::press::plan::{At, Now, Plan};
 use crate::press::policy::Policy;
 use crate::press::select::Protect;
 
@@ -25,7 +25,7 @@ pub struct Compression {
 
 /// Page bounds are of whole keys.
 pub(super) fn no_reader_of_narrow_keys(plan: &Plan, options: &SessionOptions) -> Result<(), EngineError> {
-    match (&options.read, plan.press().narrows()) {
+    match (&options.read, plan.narrows_to().is_some()) {
         (Some(read), true) => Err(EngineError::Press {
             press: plan.press().name().to_string(),
             why: format!("it narrows keys, and reading by {read} needs them whole: use one of the two"),
@@ -36,7 +36,7 @@ pub(super) fn no_reader_of_narrow_keys(plan: &Plan, options: &SessionOptions) ->
 
 /// The moment at which a cache is pressed as it stands.
 pub(super) fn end_of_prefill(model: &Model, seen: usize, long_rope: Option<bool>) -> Now<'_> {
-    Now { model, seen, moment: Moment::PrefillEnd, long_rope: long_rope.unwrap_or(false) }
+    Now { model, at: At::end_of_prefill(seen), long_rope: long_rope.unwrap_or(false) }
 }
 
 impl Session {
@@ -57,10 +57,10 @@ impl Session {
             let progress = Progress { done: 0, total: 0 };
             let read = self.read_again(plan.press(), &readings, (progress, &mut Control::default()))?;
             let scores = plan.scores(layer, &read.layers()[layer], &self.now(), &self.watch.layers()[layer])?;
-            return Ok((scores, plan.protects(self.seen())));
+            return Ok((scores, plan.protects(At::end_of_prefill(self.seen()))));
         }
         let scores = plan.scores(layer, cache, &self.now(), &self.watch.layers()[layer])?;
-        Ok((scores, plan.protects(self.seen())))
+        Ok((scores, plan.protects(At::end_of_prefill(self.seen()))))
     }
 
     /// The plan of a policy that is applied to the cache as it stands.

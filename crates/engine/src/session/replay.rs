@@ -99,6 +99,7 @@ impl Session {
                     seen: first,
                     first,
                     moment: Moment::Decode,
+                    later: 0,
                     logits_from: ids.len(),
                     cache: &mut fork,
                     plan: None,

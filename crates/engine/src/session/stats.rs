@@ -2,6 +2,7 @@
 
 use super::Session;
 use crate::cache::stats::{CacheStats, LayerStats};
+use crate::press::plan::At;
 use crate::read::Reader;
 
 impl Session {
@@ -75,7 +76,7 @@ impl Session {
                 notes.push(format!(
                     "press {name} evicted nothing: {} tokens seen, the budget is {} tokens a layer",
                     self.seen(),
-                    plan.target(self.seen())
+                    plan.target(At::end_of_prefill(self.seen())).max(plan.target(At::decoding(self.seen())))
                 ));
             }
             if self.watch.counts_more() {

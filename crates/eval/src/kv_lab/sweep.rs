@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::record::{Identity, Measured, Record, VERSION};
 use super::store::Store;
-use super::{long, measure};
+use super::{label, long, measure};
 use crate::error::EvalError;
 use crate::task::{Content, Place, Question, Source, TaskKind};
 
@@ -149,6 +149,33 @@ impl Spec {
         cells
     }
 
+    /// The columns of a task: a press that acts once, at the end of a prefill, has nothing to do in a cache that is kept
+    /// small all the way, nor has one that decides itself how much stays, since there is a cap.
+    fn cells_of(&self, task: TaskKind) -> Vec<Cell> {
+        let mut cells = self.cells();
+        if task.is_on_the_way() {
+            cells.retain(|cell| cell.press.as_ref().is_none_or(acts_on_the_way));
+        }
+        cells
+    }
+
+    /// What is asked for and cannot be measured, in words; one line a press.
+    pub fn left_out(&self) -> Vec<String> {
+        let tasks: Vec<String> = self.tasks.iter().filter(|t| t.is_on_the_way()).map(TaskKind::to_string).collect();
+        if tasks.is_empty() {
+            return Vec::new();
+        }
+        let presses = self.presses.iter().filter(|press| !acts_on_the_way(press));
+        let line = |press: &PressSpec| {
+            format!(
+                "{} acts once, at the end of a text, or by a rule of its own: left out of {}",
+                label(press),
+                tasks.join(" and ")
+            )
+        };
+        presses.map(line).collect()
+    }
+
     fn identity(&self, subject: &Subject<'_>, row: &Row, cell: &Cell) -> Identity {
         Identity {
             version: VERSION,
@@ -218,12 +245,13 @@ pub fn run(
     companions: &mut Companions<'_>,
 ) -> Result<Done, EvalError> {
     spec.check()?;
-    let (rows, cells) = (spec.rows(), spec.cells());
+    let rows = spec.rows();
+    let cells: BTreeMap<TaskKind, Vec<Cell>> = spec.tasks.iter().map(|&task| (task, spec.cells_of(task))).collect();
     let missing = |row: &Row, store: &Store| -> Vec<Cell> {
         let is_missing = |cell: &&Cell| !store.has(&spec.identity(subject, row, cell).key());
-        cells.iter().filter(is_missing).cloned().collect()
+        cells[&row.task].iter().filter(is_missing).cloned().collect()
     };
-    let all = rows.len() * cells.len();
+    let all: usize = rows.iter().map(|row| cells[&row.task].len()).sum();
     let total: usize = rows.iter().map(|row| missing(row, store).len()).sum();
     let mut done = Done { measured: 0, skipped: all - total };
     (companions.progress)(0, total);
@@ -256,9 +284,9 @@ pub fn run(
 /// The results in `store` that belong to `spec`, in its order.
 pub fn chosen<'s>(spec: &Spec, subject: &Subject<'_>, store: &'s Store) -> Vec<&'s Record> {
     let by_key: BTreeMap<String, &Record> = store.records().iter().map(|r| (r.identity.key(), r)).collect();
-    let (rows, cells) = (spec.rows(), spec.cells());
-    let keys = rows.iter().flat_map(|row| cells.iter().map(move |cell| (row, cell)));
-    keys.filter_map(|(row, cell)| by_key.get(&spec.identity(subject, row, cell).key()).copied()).collect()
+    let rows = spec.rows();
+    let keys = rows.iter().flat_map(|row| spec.cells_of(row.task).into_iter().map(move |cell| (row, cell)));
+    keys.filter_map(|(row, cell)| by_key.get(&spec.identity(subject, row, &cell).key()).copied()).collect()
 }
 
 /// One item's work.
@@ -283,6 +311,10 @@ impl Work<'_> {
         }
         Ok(())
     }
+}
+
+fn acts_on_the_way(press: &PressSpec) -> bool {
+    press.build().is_ok_and(|press| press.only_at_prefill_end().is_none() && !press.own_budget())
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -315,6 +347,17 @@ mod tests {
         assert_eq!(cells.len(), 2 * (1 + 2));
         assert_eq!(cells.iter().filter(|c| c.press.is_none()).count(), 2);
         assert_eq!(spec().rows().len(), 2 * 3 * 2 + 2 * 3);
+    }
+
+    #[test]
+    fn what_cannot_act_on_the_way_is_left_out_of_long_tasks_and_named() {
+        let presses = ["knorm", "kvzip", "think"].map(|p| p.parse().unwrap()).to_vec();
+        let spec = Spec { presses, tasks: vec![TaskKind::Passkey, TaskKind::Capped], ..spec() };
+        assert_eq!(spec.cells_of(TaskKind::Passkey).len(), 2 * (1 + 2 + 2 + 1));
+        assert_eq!(spec.cells_of(TaskKind::Capped).len(), 2 * (1 + 2));
+        let notes = spec.left_out();
+        assert!(notes.len() == 2 && notes[0].contains("kvzip") && notes[1].contains("think"), "{notes:?}");
+        assert!(Spec { tasks: vec![TaskKind::Passkey], ..spec }.left_out().is_empty());
     }
 
     #[test]

@@ -191,6 +191,11 @@ impl TaskKind {
     pub fn is_asked(self) -> bool {
         !matches!(self, TaskKind::Continuation | TaskKind::Capped | TaskKind::Decode)
     }
+
+    /// Whether the cache is kept small all the way, rather than compressed once.
+    pub fn is_on_the_way(&self) -> bool {
+        matches!(self, TaskKind::Capped | TaskKind::Decode)
+    }
 }
 
 impl std::fmt::Display for TaskKind {

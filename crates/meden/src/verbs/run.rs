@@ -62,7 +62,7 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     }
     let mut options = args.cache.session_options()?;
     let opened = load::open(&args.model, global.quiet)?;
-    repeat::instruct(options.policy.as_mut(), opened.tokenizer.as_ref(), global.quiet)?;
+    repeat::instruct(repeat::press_of(&mut options.policy), opened.tokenizer.as_ref(), global.quiet)?;
     let prompt = read_prompt(&args, &opened)?;
     let loaded = opened.load(&options, (prompt.ids.len() + args.sampling.max_tokens).min(opened.config.context))?;
     let mut session = Session::new(loaded.model.clone(), options)?;

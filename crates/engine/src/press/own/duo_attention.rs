@@ -2,17 +2,20 @@
 //!
 //! Xiao et al., "DuoAttention: Efficient Long-Context LLM Inference with Retrieval and Streaming Heads", arXiv
 //! 2410.10819. Which heads stream is trained, and published as a folder with `full_attention_heads.tsv` (a line a layer,
-//! a column a kv head: how much the head needs the whole text) and `config.json` (`sink_size`, `recent_size`). The
-//! `head_compression_ratio` lowest of all heads stream. What a streaming head drops is really freed.
+//! a column a kv head: how much the head needs the whole text) and `config.json` (`sink_size`, `recent_size`). `meden kv
+//! calibrate` makes such a folder for any model, without training. The `head_compression_ratio` lowest of all heads
+//! stream, heads with a sliding window apart. What a streaming head drops is really freed.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::EngineError;
+use crate::model::Model;
 use crate::model::config::Config;
 use crate::press::data;
+use crate::press::data_file::Calibrated;
 use crate::press::select::{Keep, Protect};
 use crate::press::spec::{Build, bad};
 use crate::press::{LayerView, Needs, Press, Scores};
@@ -34,24 +37,35 @@ impl Default for DuoAttention {
     }
 }
 
-/// The part of `config.json` that matters here.
+/// How much each head needs the whole text.
+pub(crate) const HEADS: &str = "full_attention_heads.tsv";
+/// What streaming heads keep.
+pub(crate) const SETTINGS: &str = "config.json";
+
+/// The part of `config.json` that matters here. What was calibrated here also names its press and model.
 #[derive(Deserialize)]
-struct Sizes {
+struct Settings {
     sink_size: usize,
     recent_size: usize,
+    press: Option<String>,
+    model: Option<String>,
 }
 
 struct Ready {
     pattern: PathBuf,
-    sizes: Sizes,
+    settings: Settings,
     /// `(layers, kv_heads)`.
-    streaming: Vec<Vec<bool>>,
+    scores: Vec<Vec<f64>>,
+    ratio: f64,
+    /// Which heads stream, `(layers, kv_heads)`, once the model is known.
+    streaming: OnceLock<Vec<Vec<bool>>>,
 }
 
-/// The lowest `ratio` of all heads; equal ones in the order of layers and heads.
-fn lowest(scores: &[Vec<f64>], ratio: f64) -> Vec<Vec<bool>> {
+/// The lowest `ratio` of the heads of some layers; equal ones in the order of layers and heads.
+fn lowest(scores: &[Vec<f64>], layers: impl Fn(usize) -> bool, ratio: f64) -> Vec<Vec<bool>> {
+    let rows = scores.iter().enumerate().filter(|(layer, _)| layers(*layer));
     let mut order: Vec<(usize, usize)> =
-        scores.iter().enumerate().flat_map(|(layer, row)| (0..row.len()).map(move |head| (layer, head))).collect();
+        rows.flat_map(|(layer, row)| (0..row.len()).map(move |head| (layer, head))).collect();
     let count = (order.len() as f64 * ratio).round_ties_even() as usize;
     let score = |&(layer, head): &(usize, usize)| scores[layer][head].clamp(0.0, 1.0);
     order.sort_by(|a, b| score(a).total_cmp(&score(b)).then(a.cmp(b)));
@@ -69,15 +83,15 @@ impl Build for DuoAttention {
         let Some(pattern) = &self.pattern else {
             return Err(EngineError::Press {
                 press: name.to_string(),
-                why: "parameter `pattern` is missing: a folder with full_attention_heads.tsv and config.json, as published for some models (mit-han-lab/duo-attention, attn_patterns)".to_string(),
+                why: "parameter `pattern` is missing: a folder with full_attention_heads.tsv and config.json, as published for some models (mit-han-lab/duo-attention, attn_patterns), or as `meden kv calibrate --press duo_attention` makes it".to_string(),
             });
         };
-        let scores = data::table(name, &pattern.join("full_attention_heads.tsv"))?;
-        let config = pattern.join("config.json");
-        let sizes = serde_json::from_str(&data::text(name, &config, 1 << 20)?)
+        let scores = data::table(name, &pattern.join(HEADS))?;
+        let config = pattern.join(SETTINGS);
+        let settings = serde_json::from_str(&data::text(name, &config, 1 << 20)?)
             .map_err(|error| data::refuse(name, &config, error))?;
-        let streaming = lowest(&scores, self.head_compression_ratio);
-        Ok(Arc::new(Ready { pattern: pattern.clone(), sizes, streaming }))
+        let (pattern, ratio) = (pattern.clone(), self.head_compression_ratio);
+        Ok(Arc::new(Ready { pattern, settings, scores, ratio, streaming: OnceLock::new() }))
     }
 }
 
@@ -91,7 +105,7 @@ impl Press for Ready {
     }
 
     fn check(&self, config: &Config) -> Result<(), EngineError> {
-        let found = (self.streaming.len(), self.streaming.first().map_or(0, Vec::len));
+        let found = (self.scores.len(), self.scores.first().map_or(0, Vec::len));
         if found == (config.layers, config.kv_heads) {
             return Ok(());
         }
@@ -102,15 +116,23 @@ impl Press for Ready {
         Err(data::refuse(self.name(), &self.pattern, why))
     }
 
+    fn fits(&self, model: &Model) -> Result<(), EngineError> {
+        let source = self.pattern.display().to_string();
+        let (press, made_for) = (self.settings.press.clone(), self.settings.model.clone());
+        Calibrated { source, press, model: made_for }.fits(self.name(), model)
+    }
+
     fn score(&self, _: &LayerView<'_>, _: &mut Scores) -> Result<(), EngineError> {
         Ok(())
     }
 
     fn choose(&self, layer: &LayerView<'_>, _: &Scores, protect: Protect) -> Result<Keep, EngineError> {
-        let stay = protect.and(Protect { sinks: self.sizes.sink_size, recents: self.sizes.recent_size });
+        let stay = protect.and(Protect { sinks: self.settings.sink_size, recents: self.settings.recent_size });
+        let slides = |number: usize| layer.config().attention[number].window.is_some();
+        let streaming = self.streaming.get_or_init(|| lowest(&self.scores, |number| !slides(number), self.ratio));
         let mut keep = Keep::with_capacity(layer.heads.len());
         for (number, head) in layer.heads.iter().enumerate() {
-            let (streams, positions) = (self.streaming[layer.layer][number], head.positions());
+            let (streams, positions) = (streaming[layer.layer][number], head.positions());
             let slots = (0..head.len()).filter(|&slot| !streams || stay.covers(slot, positions));
             keep.push(slots.map(|slot| slot as u32).collect());
         }
@@ -130,8 +152,10 @@ mod tests {
     fn the_lowest_heads_of_all_layers_stream() {
         let scores = vec![vec![0.9, 0.1], vec![-3.0, 0.0]];
         // below 0 counts as 0: a tie, which goes to the earlier head
-        assert_eq!(lowest(&scores, 0.25), [vec![false, false], vec![true, false]]);
-        assert_eq!(lowest(&scores, 0.5), [vec![false, false], vec![true, true]]);
-        assert_eq!(lowest(&scores, 0.0), [vec![false, false], vec![false, false]]);
+        assert_eq!(lowest(&scores, |_| true, 0.25), [vec![false, false], vec![true, false]]);
+        assert_eq!(lowest(&scores, |_| true, 0.5), [vec![false, false], vec![true, true]]);
+        assert_eq!(lowest(&scores, |_| true, 0.0), [vec![false, false], vec![false, false]]);
+        // a layer that slides bounds itself: the share is one of the others
+        assert_eq!(lowest(&scores, |layer| layer == 0, 0.5), [vec![false, true], vec![false, false]]);
     }
 }

@@ -43,6 +43,13 @@ impl Build for Think {
     }
 }
 
+impl Think {
+    /// Channels that go.
+    fn pruned(&self, head_dim: usize) -> usize {
+        (head_dim as f64 * self.key_channel_compression_ratio) as usize
+    }
+}
+
 impl Press for Think {
     fn name(&self) -> &'static str {
         "think"
@@ -62,7 +69,7 @@ impl Press for Think {
 
     fn channels(&self, layer: &LayerView<'_>) -> Result<Option<Vec<Vec<u32>>>, EngineError> {
         let (c, group) = (layer.config(), layer.group());
-        let pruned = (c.head_dim as f64 * self.key_channel_compression_ratio) as usize;
+        let pruned = self.pruned(c.head_dim);
         if pruned == 0 {
             return Ok(None);
         }
@@ -84,8 +91,8 @@ impl Press for Think {
         Ok(Some(kept))
     }
 
-    fn narrows(&self) -> bool {
-        true
+    fn narrows_to(&self, head_dim: usize) -> Option<usize> {
+        Some(head_dim - self.pruned(head_dim)).filter(|&left| left < head_dim)
     }
 
     fn own_budget(&self) -> bool {

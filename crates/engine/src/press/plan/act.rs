@@ -20,7 +20,7 @@ impl Plan {
         now: &Now<'_>,
         state: &LayerState,
     ) -> Result<(), EngineError> {
-        if self.sliding[layer] || !self.due(layer, held(cache), (now.moment, now.seen)) {
+        if self.sliding[layer] || !self.due(layer, held(cache), now.at) {
             return Ok(());
         }
         if self.skipped[layer] {
@@ -57,7 +57,7 @@ impl Plan {
         if self.press.needs().replay || (self.press.scope() == Scope::Layer && !self.press.renumbers()) {
             return Ok(());
         }
-        let due = |l: &usize| self.due(*l, held(&cache.layers()[*l]), (now.moment, now.seen));
+        let due = |l: &usize| self.due(*l, held(&cache.layers()[*l]), now.at);
         let due: Vec<usize> = self.pressed.iter().copied().filter(due).collect();
         if self.press.scope() == Scope::Layer {
             for layer in due {
@@ -93,7 +93,7 @@ impl Plan {
     /// Press every layer now, whatever the schedule says.
     pub fn act_now(&mut self, cache: &mut KvCache, now: &Now<'_>, watch: &Watch) -> Result<(), EngineError> {
         let over = |plan: &Plan, layer: usize, cache: &KvCache| {
-            plan.press.own_budget() || held(&cache.layers()[layer]) > plan.layer_target(layer, now.seen)
+            plan.press.own_budget() || held(&cache.layers()[layer]) > plan.layer_target(layer, now.at)
         };
         for layer in (0..self.skipped.len()).filter(|&l| !self.sliding[l]).collect::<Vec<_>>() {
             if !over(self, layer, cache) {
@@ -126,13 +126,13 @@ impl Plan {
                 why: "heads kept different numbers of tokens, so there is no one position to go on from".into(),
             });
         }
-        self.counters.moved_down = now.seen - first;
+        self.counters.moved_down = now.at.seen - first;
         Ok(())
     }
 
     /// A skipped layer is spared until it overflows: then its first and its newest tokens stay.
     fn spare(&mut self, layer: usize, cache: &mut LayerCache, now: &Now<'_>) {
-        let target = self.target(now.seen);
+        let target = self.target(now.at);
         let before = slots(cache);
         for head in cache.heads_mut() {
             let ages: Vec<f32> = (0..head.len()).map(|slot| slot as f32).collect();
@@ -142,7 +142,7 @@ impl Plan {
                 head.retain(&keep);
             }
         }
-        self.count(layer, before - slots(cache), now.seen);
+        self.count(layer, before - slots(cache), now.at.seen);
     }
 
     fn finish(
@@ -152,7 +152,8 @@ impl Plan {
         (keep, now, state): (Keep, &Now<'_>, &LayerState),
     ) -> Result<(), EngineError> {
         if let (Budget::Ratio(share), Rounding::Meden) = (self.policy.budget, self.policy.rounding) {
-            self.counters.held_by_protection |= self.target(now.seen) > keep_of(now.seen, 1.0 - share);
+            self.counters.held_by_protection |=
+                self.policy.sinks + self.policy.recents > keep_of(now.at.until, 1.0 - share);
         }
         let mut edits = Edits::default();
         let view = self.view(layer, cache, now, state);
@@ -173,7 +174,7 @@ impl Plan {
                 head.renumber(|key, from, to| turner.back(key, from, to));
             }
         }
-        self.count(layer, before - slots(cache), now.seen);
+        self.count(layer, before - slots(cache), now.at.seen);
         self.narrow(layer, cache, (now, state))
     }
 
@@ -184,7 +185,7 @@ impl Plan {
         cache: &mut LayerCache,
         (now, state): (&Now<'_>, &LayerState),
     ) -> Result<(), EngineError> {
-        if !self.press.narrows() {
+        if self.narrows_to.is_none() {
             return Ok(());
         }
         let Some(channels) = self.press.channels(&self.view(layer, cache, now, state))? else { return Ok(()) };
@@ -194,7 +195,7 @@ impl Plan {
         })?;
         if moved > 0 {
             self.counters.runs += 1;
-            self.counters.last_eviction = Some(now.seen);
+            self.counters.last_eviction = Some(now.at.seen);
         }
         Ok(())
     }

@@ -32,15 +32,39 @@ pub(crate) enum Moment {
     Decode,
 }
 
+/// How far a session has read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct At {
+    pub moment: Moment,
+    /// Tokens seen, the piece just read included.
+    pub seen: usize,
+    /// Tokens seen once the whole call has been read: as much of the text as is known. A share is a share of these.
+    pub until: usize,
+}
+
+impl At {
+    /// At the end of a prefill of `seen` tokens.
+    pub fn end_of_prefill(seen: usize) -> At {
+        At { moment: Moment::PrefillEnd, seen, until: seen }
+    }
+
+    /// After `seen` tokens, the last of them decoded.
+    pub fn decoding(seen: usize) -> At {
+        At { moment: Moment::Decode, seen, until: seen }
+    }
+}
+
 /// Where a session stands when a press may act.
 #[derive(Clone, Copy)]
 pub(crate) struct Now<'a> {
     pub model: &'a Model,
-    /// Tokens seen, the piece just read included.
-    pub seen: usize,
-    pub moment: Moment,
+    pub at: At,
     pub long_rope: bool,
 }
+
+/// While nobody knows how long the text will be, a share is never less than this many times what is protected: else the
+/// first tokens of a conversation would go before there is anything to choose from.
+const ROOM: usize = 4;
 
 /// A compiled policy.
 pub(crate) struct Plan {
@@ -53,6 +77,8 @@ pub(crate) struct Plan {
     pressed: Vec<usize>,
     full: usize,
     byte_tokens: Option<usize>,
+    /// Channels of a key that the press leaves.
+    narrows_to: Option<usize>,
     /// Tokens seen when each layer was last acted on; for presses that decide themselves how much stays.
     acted: Vec<usize>,
     /// What is remembered over forks and saved sessions.
@@ -111,7 +137,8 @@ impl Plan {
         }
         check::character(policy, press.as_ref(), pressed.len(), config).map_err(&refuse)?;
         press.check(config)?;
-        if press.narrows() && cache.rotation().is_some() {
+        let narrows_to = press.narrows_to(config.head_dim);
+        if narrows_to.is_some() && cache.rotation().is_some() {
             return Err(refuse(
                 "it drops channels, which a cache that turns its keys mixes: use a cache without rotation".into(),
             ));
@@ -126,6 +153,7 @@ impl Plan {
             pressed,
             full,
             byte_tokens,
+            narrows_to,
             acted: vec![0; config.layers],
             counters: Counters::default(),
         })
@@ -180,6 +208,11 @@ impl Plan {
         &self.pressed
     }
 
+    /// Channels of a key that are left, where the press takes some.
+    pub fn narrows_to(&self) -> Option<usize> {
+        self.narrows_to
+    }
+
     /// Will the press act again after the first prefill?
     pub fn acts_later(&self) -> bool {
         let schedule = self.policy.schedule;
@@ -191,19 +224,19 @@ impl Plan {
         self.policy.skip_overflow == SkipOverflow::Grow && self.pressed.len() < self.full
     }
 
-    /// Slots each pressed head may hold after `seen` tokens, on average over layers and heads.
-    pub fn target(&self, seen: usize) -> usize {
+    /// Slots each pressed head may hold, on average over layers and heads.
+    pub fn target(&self, at: At) -> usize {
         let target = match (self.policy.budget, self.policy.rounding) {
-            (Budget::Press, _) => return seen,
+            (Budget::Press, _) => return at.seen,
             (Budget::Tokens(tokens), _) => tokens,
             (Budget::Bytes(_), _) => self.byte_tokens.unwrap_or(1),
-            (Budget::Ratio(share), Rounding::Kvpress) => return keep_of_kvpress(seen, 1.0 - share).min(seen),
+            (Budget::Ratio(share), Rounding::Kvpress) => return keep_of_kvpress(at.until, 1.0 - share).min(at.until),
             (Budget::Ratio(share), Rounding::Meden) => {
-                let mean = keep_of(seen, 1.0 - share);
+                let mean = keep_of(at.until, 1.0 - share).max(self.least(at));
                 if self.policy.skip_overflow == SkipOverflow::Grow {
                     // what the skipped layers keep is taken from the others, so that the whole cache meets the share
                     let skipped = self.full - self.pressed.len();
-                    (mean * self.full).saturating_sub(skipped * seen) / self.pressed.len()
+                    (mean * self.full).saturating_sub(skipped * at.until) / self.pressed.len()
                 } else {
                     mean
                 }
@@ -212,22 +245,28 @@ impl Plan {
         target.max((self.policy.sinks + self.policy.recents).max(1))
     }
 
+    /// Slots that a share always is.
+    fn least(&self, at: At) -> usize {
+        if at.moment == Moment::Decode { ROOM * (self.policy.sinks + self.policy.recents) } else { 0 }
+    }
+
     /// Slots a head of this layer may hold.
-    pub fn layer_target(&self, layer: usize, seen: usize) -> usize {
-        let mean = self.target(seen);
+    pub fn layer_target(&self, layer: usize, at: At) -> usize {
+        let mean = self.target(at);
         if self.skipped[layer] || self.sliding[layer] {
             return mean;
         }
-        let exact = match self.policy.budget {
-            Budget::Ratio(share) => seen as f64 * share,
+        let exact = match (self.policy.budget, self.policy.rounding) {
+            (Budget::Ratio(share), Rounding::Kvpress) => at.until as f64 * share,
+            (Budget::Ratio(share), Rounding::Meden) => (at.until as f64 * share).max(self.least(at) as f64),
             _ => mean as f64,
         };
         let rounding = self.policy.rounding;
-        self.press.layer_target(LayerShare { layer, pressed: &self.pressed, seen, mean, exact, rounding })
+        self.press.layer_target(LayerShare { layer, pressed: &self.pressed, seen: at.until, mean, exact, rounding })
     }
 
     fn view<'a>(&self, layer: usize, cache: &'a LayerCache, now: &Now<'a>, state: &'a LayerState) -> LayerView<'a> {
-        let target = self.layer_target(layer, now.seen);
+        let target = self.layer_target(layer, now.at);
         let removed = match self.policy.budget {
             Budget::Ratio(share) => 1.0 - share,
             _ => 1.0 - target as f64 / held(cache).max(target).max(1) as f64,
@@ -235,8 +274,8 @@ impl Plan {
         LayerView {
             model: now.model,
             layer,
-            next: now.seen - self.counters.moved_down,
-            since: now.seen.saturating_sub(self.acted[layer]),
+            next: now.at.seen - self.counters.moved_down,
+            since: now.at.seen.saturating_sub(self.acted[layer]),
             long_rope: now.long_rope,
             target,
             removed,
@@ -262,8 +301,8 @@ impl Plan {
     }
 
     /// Slots of each head that stay whatever their score.
-    pub fn protects(&self, seen: usize) -> Protect {
-        self.policy.protect().and(self.press.protects(self.target(seen)))
+    pub fn protects(&self, at: At) -> Protect {
+        self.policy.protect().and(self.press.protects(self.target(at)))
     }
 }
 

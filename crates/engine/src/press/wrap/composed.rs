@@ -2,8 +2,8 @@
 //!
 //! As `ComposedPress` of kvpress. The budget is what the last press leaves: with k presses, each keeps the k-th root of
 //! the share that has to stay, unless `keeps` names the shares of all but the last. A press that decides itself how much
-//! stays may stand anywhere but at the end of a list with a budget; one that narrows keys (`think`) stands last. What a later press reads (norms, attention mass,
-//! recent queries) was gathered from the whole text; it only judges fewer slots.
+//! stays may stand anywhere but at the end of a list with a budget; one that narrows keys (`think`) stands last. What a later press reads (norms,
+//! attention mass, recent queries) was gathered from the whole text; it only judges fewer slots.
 
 use std::sync::Arc;
 
@@ -70,7 +70,7 @@ impl Build for Composed {
                     spec.name()
                 )));
             }
-            if press.narrows() { narrowing = Some(press) } else { stages.push(press) }
+            if matches!(spec, PressSpec::Think(_)) { narrowing = Some(press) } else { stages.push(press) }
         }
         if !self.keeps.is_empty() && self.keeps.len() + 1 != stages.len() {
             return Err(refuse(format!(
@@ -98,18 +98,27 @@ impl Ready {
 
     /// Slots a head keeps after stage `number`, of `longest` before the first one.
     fn target(&self, number: usize, longest: usize, target: usize) -> usize {
-        let left = self.stages.len() - number - 1;
-        if left == 0 || target >= longest {
-            return target;
-        }
-        let kept = match self.keeps.get(..=number) {
-            Some(keeps) => longest as f64 * keeps.iter().product::<f64>(),
-            None => {
-                let share = (target as f64 / longest as f64).powf((number + 1) as f64 / self.stages.len() as f64);
-                longest as f64 * share
-            }
-        };
-        (kept.round() as usize).max(target)
+        kept_after((number, self.stages.len()), &self.keeps, longest, target)
+    }
+}
+
+/// Slots a head keeps after stage `number` of so many, of `longest` before the first one and `target` after the last.
+fn kept_after((number, stages): (usize, usize), keeps: &[f64], longest: usize, target: usize) -> usize {
+    if number + 1 >= stages || target >= longest {
+        return target;
+    }
+    let kept = match keeps.get(..=number) {
+        Some(keeps) => longest as f64 * keeps.iter().product::<f64>(),
+        None => longest as f64 * (target as f64 / longest as f64).powf((number + 1) as f64 / stages as f64),
+    };
+    (kept.round() as usize).max(target)
+}
+
+impl Composed {
+    /// Slots of each head that are copied for the later presses to look at, when a head goes from `held` to `kept`.
+    pub(crate) fn copied(&self, held: usize, kept: usize) -> usize {
+        let stages = self.presses.iter().filter(|press| !matches!(press, PressSpec::Think(_))).count();
+        if stages < 2 { 0 } else { kept_after((0, stages), &self.keeps, held, kept) }
     }
 }
 
@@ -172,8 +181,8 @@ impl Press for Ready {
         self.narrowing.as_ref().map_or(Ok(None), |press| press.channels(layer))
     }
 
-    fn narrows(&self) -> bool {
-        self.narrowing.is_some()
+    fn narrows_to(&self, head_dim: usize) -> Option<usize> {
+        self.narrowing.as_ref().and_then(|press| press.narrows_to(head_dim))
     }
 
     fn own_budget(&self) -> bool {

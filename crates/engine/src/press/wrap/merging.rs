@@ -56,7 +56,7 @@ impl Build for Merging {
         if inner.scope() == Scope::Cache || inner.renumbers() || inner.needs().replay {
             return Err(refuse("which acts on all layers together"));
         }
-        if edits(&self.press) || inner.narrows() {
+        if edits(&self.press) || narrows(&self.press) {
             return Err(refuse("which changes the cache itself"));
         }
         Ok(Arc::new(Ready { inner, spec: self.clone() }))
@@ -70,6 +70,11 @@ impl Build for Merging {
 /// Presses that change keys or values, and can therefore not stand inside another that does.
 pub(crate) fn edits(spec: &PressSpec) -> bool {
     matches!(spec, PressSpec::Merging(_))
+}
+
+/// Presses that take channels from keys, alone or at the end of others.
+fn narrows(spec: &PressSpec) -> bool {
+    matches!(spec, PressSpec::Think(_)) || spec.parts().iter().any(narrows)
 }
 
 impl Press for Ready {

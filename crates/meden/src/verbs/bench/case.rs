@@ -42,6 +42,8 @@ pub struct Measured {
     pub kv_bytes: u64,
     /// What the cache would hold without a press.
     pub kv_dense_bytes: u64,
+    /// Bytes of it that a written token read, all sessions; absent where nothing was written with a read policy.
+    pub kv_read_bytes: Option<u64>,
     /// Slots kept, averaged over layers and heads.
     pub kept_tokens_mean: f64,
     /// Most bytes of this process in memory at once, loading included.
@@ -57,6 +59,8 @@ pub fn run(case: &Case) -> anyhow::Result<Exit> {
     opened.check_context(&case.name(), case.tokens())?;
     let options = SessionOptions {
         kv_type: case.kv,
+        kv_rotate: case.kv_rotate,
+        read: case.read.clone(),
         policy: case.policy.clone(),
         prefill_chunk: case.prefill_chunk,
         ..SessionOptions::default()
@@ -76,6 +80,7 @@ pub fn run(case: &Case) -> anyhow::Result<Exit> {
     let mut base = Some(base);
     let mut seconds = Vec::with_capacity(case.repeat);
     let mut caches: Vec<CacheStats> = Vec::new();
+    let mut kv_read_bytes = None;
     for done in 0..=case.repeat {
         // The last run has the cache for itself; the others leave it as it was.
         let held = base.take().ok_or_else(|| failure(Exit::Other, "bench: the session is gone"))?;
@@ -98,6 +103,8 @@ pub fn run(case: &Case) -> anyhow::Result<Exit> {
             seconds.push(start.elapsed().as_secs_f64());
         }
         caches = sessions.iter().map(Session::stats).collect();
+        let read = caches.iter().filter_map(|c| c.read.filter(|r| r.tokens > 0)).map(|r| r.bytes / r.tokens);
+        kv_read_bytes = read.reduce(|a, b| a + b);
         output::object(&Event::Run { done: done + 1 })?;
     }
     let cache = caches.first().ok_or_else(|| failure(Exit::Other, "bench: nothing was measured"))?;
@@ -110,6 +117,7 @@ pub fn run(case: &Case) -> anyhow::Result<Exit> {
         weight_bytes_a_token: model.weight_bytes_a_token() as u64,
         kv_bytes: caches.iter().map(|c| c.kv_bytes).sum(),
         kv_dense_bytes: caches.iter().map(|c| c.dense_bytes).sum(),
+        kv_read_bytes,
         kept_tokens_mean: cache.kept_tokens_mean,
         peak_rss_bytes: memory::peak(),
         notes: cache.notes.clone(),

@@ -1,6 +1,6 @@
 //! What is measured: the cases of a grid, and how a press is written in it.
 
-use meden_engine::{Budget, KvTypes, Policy, PressSpec, Schedule};
+use meden_engine::{Budget, EngineError, KvRotation, KvTypes, Policy, PressSpec, ReadPolicy, Schedule};
 use serde::{Deserialize, Serialize};
 
 use crate::args::ModelArgs;
@@ -39,6 +39,20 @@ impl PressChoice {
     }
 }
 
+/// A setting of the grid that may be left out: `none`, or what it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Maybe<T>(pub Option<T>);
+
+impl<T: std::str::FromStr<Err = EngineError>> std::str::FromStr for Maybe<T> {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Maybe<T>, String> {
+        match text.trim() {
+            "none" => Ok(Maybe(None)),
+            other => other.parse().map(|value| Maybe(Some(value))).map_err(|e: EngineError| format!("{e}, or none")),
+        }
+    }
+}
+
 /// Whether tokens are read together or one by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -60,6 +74,10 @@ pub struct Case {
     pub policy: Option<Policy>,
     /// Element type of the cache.
     pub kv: KvTypes,
+    /// How keys and values are turned before they are stored.
+    pub kv_rotate: Option<KvRotation>,
+    /// What written tokens read of the cache.
+    pub read: Option<ReadPolicy>,
     /// Most tokens read in one go.
     pub prefill_chunk: usize,
     /// What is timed.
@@ -80,17 +98,33 @@ impl Case {
         self.depth + self.n
     }
 
-    /// Its name in progress and errors: "prompt 512 @ 2048, knorm:25%, q8, 2 threads".
+    /// Element type, and how it is turned and read: "q8", "q4 hadamard quest:1024".
+    pub fn cache_name(&self) -> String {
+        let rotate = self.kv_rotate.map(|r| format!(" {r}")).unwrap_or_default();
+        let read = self.read.as_ref().map(|r| format!(" {r}")).unwrap_or_default();
+        format!("{}{rotate}{read}", self.kv)
+    }
+
+    /// Its name in progress and errors: "prompt 512 @ 2048, knorm:25%, q8 hadamard".
     pub fn name(&self) -> String {
         let test = if self.test == Test::Prompt { "prompt" } else { "gen" };
         let depth = if self.depth > 0 { format!(" @ {}", self.depth) } else { String::new() };
-        format!("{test} {}{depth}, {}, {}", self.n, self.press, self.kv)
+        format!("{test} {}{depth}, {}, {}", self.n, self.press, self.cache_name())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_be_left_out_is_written_none() {
+        assert_eq!("none".parse::<Maybe<KvRotation>>().unwrap().0, None);
+        assert_eq!("hadamard".parse::<Maybe<KvRotation>>().unwrap().0, Some(KvRotation::Hadamard));
+        assert_eq!("quest:64".parse::<Maybe<ReadPolicy>>().unwrap().0, Some("quest:64".parse().unwrap()));
+        let error = "quest".parse::<Maybe<ReadPolicy>>().unwrap_err();
+        assert!(error.contains("quest:1024") && error.contains("none"), "{error}");
+    }
 
     #[test]
     fn presses_are_written_with_their_budget() {

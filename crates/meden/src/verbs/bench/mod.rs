@@ -6,7 +6,7 @@ mod case;
 mod grid;
 mod view;
 
-use meden_engine::{Isa, KvTypes, Schedule, WeightMode};
+use meden_engine::{Isa, KvRotation, KvTypes, ReadPolicy, Schedule, WeightMode};
 use meden_files::quantize::Recipe;
 use meden_kernels::limits::{self, Limits};
 use meden_kernels::pool::Pool;
@@ -17,7 +17,7 @@ use crate::exit::{Exit, failure, usage};
 use crate::progress::{Bar, say};
 use crate::{child, load, output};
 use case::Event;
-use grid::{Case, PressChoice, Test};
+use grid::{Case, Maybe, PressChoice, Test};
 use view::Row;
 
 /// Measure prefill and decode speed and memory: the median of several runs, each case in a process of its own.
@@ -25,6 +25,7 @@ use view::Row;
 #[command(after_help = "Examples:
   meden bench
   meden bench -m model.gguf --prompt 512,2048 --gen 128 --depth 0,8192 --press none,knorm:25% --kv f16,q8
+  meden bench --gen 64 --prompt 0 --depth 8192 --kv q4 --kv-rotate none,hadamard --read none,quest:1024
   meden bench --limits")]
 pub struct Args {
     /// Models to measure, as in `meden run`; give the flag again for more
@@ -48,6 +49,12 @@ pub struct Args {
     /// Element types of cached keys and values, as in f16,q8,q8/q4 (keys in q8, values in q4)
     #[arg(long, default_value = "f16", value_delimiter = ',', value_name = "f32|f16|q8|q4,..")]
     kv: Vec<KvTypes>,
+    /// How keys and values are turned before they are stored, as in none,hadamard
+    #[arg(long, default_value = "none", value_delimiter = ',', value_name = "none|hadamard,..")]
+    kv_rotate: Vec<Maybe<KvRotation>>,
+    /// What written tokens read of the cache, as in none,quest:1024 (tokens a head); none is all of it
+    #[arg(long, default_value = "none", value_delimiter = ',', value_name = "none|quest:TOKENS,..")]
+    read: Vec<Maybe<ReadPolicy>>,
     /// Numbers of threads; 0 means one for each physical core this process may use
     #[arg(long, default_value = "0", value_delimiter = ',', value_name = "N,..")]
     threads: Vec<usize>,
@@ -158,29 +165,45 @@ fn cases(args: &Args, global: Global) -> anyhow::Result<Vec<Case>> {
         for &threads in &args.threads {
             let (weights, isa, quantize) = (args.weights, args.isa, args.quantize);
             let model = ModelArgs { model: model.clone(), threads, weights, isa, quantize };
-            for press in &args.press {
-                for &kv in &args.kv {
-                    for &depth in &args.depth {
-                        for &(test, n) in &tests {
-                            cases.extend(args.batch.iter().map(|&batch| Case {
-                                model: model.clone(),
-                                press: press.name.clone(),
-                                policy: press.policy(args.schedule),
-                                kv,
-                                prefill_chunk: args.prefill_chunk,
-                                test,
-                                n,
-                                depth,
-                                batch,
-                                repeat: args.repeat,
-                            }));
-                        }
+            for (press, kv, kv_rotate, read) in caches(args) {
+                for &depth in &args.depth {
+                    for &(test, n) in &tests {
+                        cases.extend(args.batch.iter().map(|&batch| Case {
+                            model: model.clone(),
+                            press: press.name.clone(),
+                            policy: press.policy(args.schedule),
+                            kv,
+                            kv_rotate,
+                            read: read.clone(),
+                            prefill_chunk: args.prefill_chunk,
+                            test,
+                            n,
+                            depth,
+                            batch,
+                            repeat: args.repeat,
+                        }));
                     }
                 }
             }
         }
     }
     Ok(cases)
+}
+
+/// A way to keep a cache, and to read it.
+type Cache<'a> = (&'a PressChoice, KvTypes, Option<KvRotation>, Option<ReadPolicy>);
+
+/// Every combination of what is asked of the cache.
+fn caches(args: &Args) -> Vec<Cache<'_>> {
+    let mut caches = Vec::new();
+    for press in &args.press {
+        for &kv in &args.kv {
+            for rotate in &args.kv_rotate {
+                caches.extend(args.read.iter().map(|read| (press, kv, rotate.0, read.0.clone())));
+            }
+        }
+    }
+    caches
 }
 
 fn measure(case: &Case, (number, of): (usize, usize), roof: &Limits, global: Global) -> anyhow::Result<Row> {

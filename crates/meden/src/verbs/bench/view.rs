@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use meden_engine::WeightMode;
+use meden_engine::{KvRotation, ReadPolicy, WeightMode};
 use meden_files::quantize::Recipe;
 use meden_kernels::limits::Limits;
 use meden_report::{Align, Table, human};
@@ -28,6 +28,13 @@ pub struct Row {
     pub schedule: Option<String>,
     /// Element type of the cache.
     pub kv: String,
+    /// How its keys and values are turned before they are stored.
+    pub kv_rotate: Option<KvRotation>,
+    /// What written tokens read of it, as written; absent for all of it.
+    pub read: Option<String>,
+    /// For the table: type, rotation and reading together.
+    #[serde(skip)]
+    cache: String,
     /// Threads.
     pub threads: usize,
     /// Instruction set.
@@ -62,6 +69,8 @@ pub struct Row {
     pub kv_bytes: u64,
     /// What it would be without a press.
     pub kv_dense_bytes: u64,
+    /// Bytes of the cache that a written token read, all sessions; absent where it read all of it.
+    pub kv_read_bytes: Option<u64>,
     /// Slots kept, averaged over layers and heads.
     pub kept_tokens_mean: f64,
     /// Most bytes of the measuring process in memory at once, loading included.
@@ -76,8 +85,9 @@ impl Row {
         let tokens = (case.n * case.batch) as f64;
         let rates: Vec<f64> = measured.seconds.iter().map(|s| tokens / s.max(1e-9)).collect();
         let rate = quantile::median(&rates).unwrap_or(0.0);
+        let kv_read = measured.kv_read_bytes.unwrap_or(measured.kv_bytes);
         let bytes_a_token =
-            (case.test == Test::Gen).then(|| (measured.weight_bytes_a_token + measured.kv_bytes) / case.batch as u64);
+            (case.test == Test::Gen).then(|| (measured.weight_bytes_a_token + kv_read) / case.batch as u64);
         let share = bytes_a_token.map(|bytes| bytes as f64 * rate / limits.read_bytes_per_second);
         Row {
             model: Path::new(&case.model.model).file_name().unwrap_or_default().to_string_lossy().into_owned(),
@@ -86,6 +96,9 @@ impl Row {
             press: case.press.clone(),
             schedule: case.policy.as_ref().map(|p| p.schedule.to_string()),
             kv: case.kv.to_string(),
+            kv_rotate: case.kv_rotate,
+            read: case.read.as_ref().map(ReadPolicy::to_string),
+            cache: case.cache_name(),
             threads: measured.threads,
             isa: measured.isa,
             test: case.test,
@@ -103,6 +116,7 @@ impl Row {
             bandwidth_share: share,
             kv_bytes: measured.kv_bytes,
             kv_dense_bytes: measured.kv_dense_bytes,
+            kv_read_bytes: measured.kv_read_bytes,
             kept_tokens_mean: measured.kept_tokens_mean,
             peak_rss_bytes: measured.peak_rss_bytes,
             notes: measured.notes,
@@ -138,7 +152,7 @@ pub fn table(rows: &[Row]) -> String {
         table.row([
             row.model.clone(),
             row.press.clone(),
-            row.kv.clone(),
+            row.cache.clone(),
             row.threads.to_string(),
             row.test_name(),
             rate(row.tokens_per_second),

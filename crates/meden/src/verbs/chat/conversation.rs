@@ -138,7 +138,7 @@ impl<'m> Conversation<'m> {
     /// Changes the press by reading the whole conversation again under the new one. On failure nothing changes.
     pub fn set_policy(&mut self, policy: Option<Policy>, reading: &mut dyn FnMut(usize, usize)) -> anyhow::Result<()> {
         let mut options = SessionOptions { policy, ..self.options.clone() };
-        crate::repeat::instruct(options.policy.as_mut(), self.opened.tokenizer.as_ref(), false)?;
+        crate::repeat::instruct(crate::repeat::press_of(&mut options.policy), self.opened.tokenizer.as_ref(), false)?;
         let mut session = Session::new(self.model.clone(), options.clone())?;
         if !self.session.history().is_empty() {
             let mut control = Control { progress: Some(reading), cancel: Some(signals::flag()), hooks: Vec::new() };

@@ -56,7 +56,7 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     }
     let mut options = args.cache.session_options()?;
     let opened = load::open(&args.model, global.quiet)?;
-    crate::repeat::instruct(options.policy.as_mut(), opened.tokenizer.as_ref(), global.quiet)?;
+    crate::repeat::instruct(crate::repeat::press_of(&mut options.policy), opened.tokenizer.as_ref(), global.quiet)?;
     if opened.template.is_none() {
         return Err(usage(format!(
             "{}: this model has no chat template, so it cannot hold a conversation; use meden run to continue a text",

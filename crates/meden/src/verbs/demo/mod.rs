@@ -16,7 +16,7 @@ use crate::args::{CacheArgs, ModelArgs};
 use crate::cli::Global;
 use crate::exit::{Exit, failure, usage};
 use crate::progress::{Bar, say};
-use crate::{child, load, output};
+use crate::{child, load, output, repeat};
 use document::Task;
 use side::{Event, SideReport, SideSpec};
 
@@ -53,8 +53,12 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
         let spec: SideSpec = serde_json::from_str(spec).map_err(|e| usage(format!("--side: {e}")))?;
         return side::run(&spec);
     }
-    let policy = args.cache.to_policy()?.unwrap_or_else(|| Policy::new(PressSpec::knorm(), DEFAULT_BUDGET));
+    let mut policy = args.cache.to_policy()?.unwrap_or_else(|| Policy::new(PressSpec::knorm(), DEFAULT_BUDGET));
     let path = load::find(&args.model.model, global.quiet)?;
+    if policy.press.build()?.needs().replay {
+        let opened = load::open(&args.model, global.quiet)?;
+        repeat::instruct([&mut policy.press], opened.tokenizer.as_ref(), global.quiet)?;
+    }
     let task = Task::new(args.depth);
     let spec = |policy: Option<Policy>| SideSpec {
         model: args.model.at(&path),

@@ -75,7 +75,7 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     }
     let mut session = args.cache.session_options()?;
     let opened = load::open(&args.model, global.quiet)?;
-    crate::repeat::instruct(session.policy.as_mut(), opened.tokenizer.as_ref(), global.quiet)?;
+    crate::repeat::instruct(crate::repeat::press_of(&mut session.policy), opened.tokenizer.as_ref(), global.quiet)?;
     let text = prompt::read_text(&args.file)?;
     let mut ids = opened.tokenizer()?.encode(&text, true)?;
     if let Some(most) = args.max_tokens {

@@ -17,7 +17,7 @@ use crate::cli::Global;
 use crate::exit::{Exit, usage};
 use crate::progress::{Bar, say};
 use crate::summary::{Memory, bytes_or_dash};
-use crate::{load, output, signals};
+use crate::{load, output, repeat, signals};
 
 /// The attention-loss map of arXiv 2406.11430 for any press: by layer and head, how much more attention of the next
 /// token is lost when tokens are dropped in the press's order than in the best one. 0 is a press that knows the
@@ -54,6 +54,8 @@ struct Report<'a> {
 /// Runs the verb.
 pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     let opened = load::open(&args.model, global.quiet)?;
+    let mut presses = args.press.0;
+    repeat::instruct(&mut presses, opened.tokenizer.as_ref(), global.quiet)?;
     let (codec, note) = codec(&opened)?;
     let mut ids = codec.encode_document(&args.text.raw()?)?;
     if ids.len() <= args.tokens {
@@ -71,7 +73,7 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
         let mut bar = Bar::new(global.quiet);
         let mut show = |done: usize, total: usize| bar.tokens("reading", done, total);
         let mut control = Control { progress: Some(&mut show), cancel: Some(signals::flag()), hooks: Vec::new() };
-        alr::maps(&loaded.model, &ids, &args.press.0, &mut control)?
+        alr::maps(&loaded.model, &ids, &presses, &mut control)?
     };
     std::fs::write(&args.html, page(&opened.name(), &maps))
         .with_context(|| format!("{}: cannot write the page", args.html.display()))?;

@@ -9,6 +9,7 @@ use meden_files::hash::Hash;
 use meden_report::human;
 use serde::Serialize;
 
+use super::lab::codec;
 use crate::args::ModelArgs;
 use crate::cli::Global;
 use crate::exit::{Exit, usage};
@@ -18,12 +19,14 @@ use crate::{load, output, prompt, signals};
 /// Fewest tokens of a sequence.
 const LEAST: usize = 64;
 
-/// Make the file that a press needs (moments of the queries, directions, a small net) from ordinary text. The file
-/// names its model, and no other model takes it.
+/// Make the file that a press needs (moments of the queries, directions, a small net) from ordinary text; for
+/// duo_attention it is a folder. It names its model, and no other model takes it.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   meden kv calibrate --text book.txt --press qfilter --out q.safetensors
-  meden run -f other.txt --prompt \"Who is it?\" --press 'qfilter(file=q.safetensors)' --kv-budget 25%")]
+  meden run -f other.txt --prompt \"Who is it?\" --press 'qfilter(file=q.safetensors)' --kv-budget 25%
+  meden kv calibrate --text book.txt --press duo_attention --out heads
+  meden run -f other.txt --prompt \"Who is it?\" --press 'duo_attention(pattern=heads)' --kv-budget press")]
 pub struct Args {
     /// The text; much more of it than one sequence is better
     #[arg(long, value_name = "FILE")]
@@ -31,8 +34,8 @@ pub struct Args {
     /// What to make: expected_attention_stats, qfilter, duo_attention or kvzap
     #[arg(long, value_name = "PRESS")]
     press: Recipe,
-    /// Where it goes
-    #[arg(long, value_name = "FILE")]
+    /// Where it goes: a file, or a folder for duo_attention
+    #[arg(long, value_name = "PATH")]
     out: PathBuf,
     /// Tokens of a sequence; 1000 for expected_attention_stats and kvzap, 2048 for the others
     #[arg(long, value_name = "N")]
@@ -59,8 +62,9 @@ struct Report<'a> {
 /// Runs the verb.
 pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     let opened = load::open(&args.model, global.quiet)?;
+    let (codec, note) = codec(&opened)?;
     let text = prompt::read_text(&args.text)?;
-    let ids = opened.tokenizer()?.encode(&text, true)?;
+    let ids = codec.encode_document(&text)?;
     // kvzap reads every sequence again behind itself
     let most = if args.press == Recipe::Kvzap { opened.config.context / 2 } else { opened.config.context };
     let sequence = args.sequence.unwrap_or(args.press.sequence().min(most));
@@ -90,6 +94,7 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
         return Ok(Exit::Ok);
     }
     if !global.quiet {
+        note.iter().for_each(|n| say(&format!("note: {n}")));
         say(&format!(
             "{}: {press} of {} tokens in {} sequences",
             args.out.display(),

@@ -73,7 +73,8 @@ impl SpareArgs {
 
     /// The policy of a press and a budget, with `schedule` where the user said none.
     pub fn policy(&self, press: &PressSpec, budget: Budget, schedule: Option<Schedule>) -> Policy {
-        let schedule = self.schedule.or(schedule).unwrap_or_default();
+        let usual = || Policy::new(press.clone(), budget).schedule;
+        let schedule = self.schedule.or(schedule).unwrap_or_else(usual);
         self.spare().policy(press, budget, schedule)
     }
 }

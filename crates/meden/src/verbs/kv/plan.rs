@@ -1,6 +1,6 @@
 //! `meden kv plan`: the bytes of a cache, from the model's configuration alone.
 
-use meden_engine::{Budget, Forecast, KvTypes, Policy, PressSpec, Run, SessionOptions};
+use meden_engine::{Budget, Forecast, KvTypes, Policy, PressSpec, ReadPolicy, Run, SessionOptions};
 use meden_eval::kv_lab::label;
 use meden_report::{Table, human};
 use serde::Serialize;
@@ -39,6 +39,9 @@ pub struct Args {
     /// Most tokens read in one go
     #[arg(long, default_value_t = 512, value_name = "N")]
     prefill_chunk: usize,
+    /// Read only some pages for each token of the answer, as in quest:1024: their bounds take bytes
+    #[arg(long, value_name = "quest:TOKENS")]
+    read: Option<ReadPolicy>,
     #[command(flatten)]
     spare: SpareArgs,
     #[command(flatten)]
@@ -85,7 +88,9 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     }
     let mut choices: Vec<Option<(PressSpec, Budget)>> = vec![None];
     for press in &args.press.0 {
-        choices.extend(args.kv_budget.iter().map(|budget| Some((press.clone(), *budget))));
+        let own = press.build()?.own_budget();
+        let budgets = if own { &[Budget::Press][..] } else { &args.kv_budget };
+        choices.extend(budgets.iter().map(|budget| Some((press.clone(), *budget))));
     }
     let mut rows = Vec::new();
     for &kv in &args.kv {
@@ -125,8 +130,8 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
 fn row(args: &Args, config: &meden_engine::Config, (kv, context): (KvTypes, usize), policy: Option<Policy>) -> Row {
     let named = policy.as_ref().map(|p| (p.press.clone(), p.budget)).unzip();
     let prefill_chunk = args.prefill_chunk;
-    let mut options = SessionOptions { kv_type: kv, prefill_chunk, ..SessionOptions::default() };
-    options.policy = policy;
+    let read = args.read.clone();
+    let options = SessionOptions { kv_type: kv, prefill_chunk, policy, read, ..SessionOptions::default() };
     let forecast = options.forecast(config, Run { prompt: context, decode: args.decode });
     let (forecast, refused) = match forecast {
         Ok(forecast) => (Some(forecast), None),

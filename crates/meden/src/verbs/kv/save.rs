@@ -13,7 +13,7 @@ use crate::cli::Global;
 use crate::exit::{Exit, usage};
 use crate::progress::{Bar, say};
 use crate::summary::{Memory, cache_lines};
-use crate::{load, output, prompt, signals};
+use crate::{load, output, prompt, repeat, signals};
 
 /// Read a document once, compress its cache, and save it. `meden kv load` then answers questions about it without
 /// reading it again. The press does not see any question.
@@ -61,8 +61,9 @@ pub fn probe(question: &str) -> Probe {
 
 /// Runs the verb.
 pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
-    let options = args.cache.session_options()?;
+    let mut options = args.cache.session_options()?;
     let opened = load::open(&args.model, global.quiet)?;
+    repeat::instruct(repeat::press_of(&mut options.policy), opened.tokenizer.as_ref(), global.quiet)?;
     let (codec, note) = codec(&opened)?;
     let text = prompt::read_text(&args.file)?;
     if text.trim().is_empty() {

@@ -16,7 +16,7 @@ use crate::cli::Global;
 use crate::exit::{Exit, usage};
 use crate::progress::{Bar, say};
 use crate::summary::{Memory, cache_lines};
-use crate::{load, output, signals};
+use crate::{load, output, repeat, signals};
 
 /// Read a text with a press and show which of its tokens the heads have kept: as coloured text on a terminal, and as
 /// one page with a map of every layer and head.
@@ -68,12 +68,13 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
         return Err(usage("--tokens: 0 tokens show nothing; give at least 1"));
     }
     let mut options = args.cache.session_options()?;
-    let policy = match options.policy.take() {
+    let mut policy = match options.policy.take() {
         Some(policy) => policy,
         None => Policy::new("knorm".parse()?, Budget::Ratio(0.25)),
     };
-    options.policy = Some(policy.clone());
     let opened = load::open(&args.model, global.quiet)?;
+    repeat::instruct([&mut policy.press], opened.tokenizer.as_ref(), global.quiet)?;
+    options.policy = Some(policy.clone());
     let (codec, note) = codec(&opened)?;
     let mut ids = codec.encode_document(&args.text.raw()?)?;
     ids.truncate(args.tokens);

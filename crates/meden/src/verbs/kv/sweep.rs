@@ -22,7 +22,7 @@ use crate::cli::Global;
 use crate::exit::{Exit, failure, usage};
 use crate::progress::{Bar, say};
 use crate::summary::Memory;
-use crate::{load, output, signals};
+use crate::{load, output, repeat, signals};
 
 /// Measure what presses lose. Each item is read once with a dense cache; every press, share and cache type starts from
 /// that, and is compared with it on the same tokens.
@@ -103,9 +103,10 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
             "--schedule: a sweep compresses once, after the text (tasks capped and decode: on the way); leave it out",
         ));
     }
-    let spec = spec(&args);
+    let mut spec = spec(&args);
     spec.check()?;
     let opened = load::open(&args.model, global.quiet)?;
+    repeat::instruct(&mut spec.presses, opened.tokenizer.as_ref(), global.quiet)?;
     let (codec, note) = codec(&opened)?;
     let texts = args.text.read(&codec)?;
     let longest = args.lengths.iter().max().copied().unwrap_or(0);
@@ -113,7 +114,7 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     let options = SessionOptions { kv_type: spec.kv[0], ..SessionOptions::default() };
     let template = !args.raw && codec.has_template();
     if !global.quiet {
-        note.iter().for_each(|n| say(&format!("note: {n}")));
+        note.iter().chain(&spec.left_out()).for_each(|n| say(&format!("note: {n}")));
     }
 
     let (mut file, mut store) = open_results(&args.out, global.quiet)?;

@@ -18,7 +18,7 @@ use crate::cli::Global;
 use crate::exit::{Exit, failure, usage};
 use crate::progress::{Bar, say};
 use crate::summary::{Memory, bytes_or_dash};
-use crate::{load, output, signals};
+use crate::{load, output, repeat, signals};
 
 /// Choose a press, the share it keeps and the layers it leaves alone on a text of your own: the smallest cache within
 /// a distance of the dense one (--max-kl), or the nearest to it within so many bytes (--budget).
@@ -94,6 +94,8 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
         ));
     }
     let opened = load::open(&args.model, global.quiet)?;
+    let mut presses = args.press.0.clone();
+    repeat::instruct(&mut presses, opened.tokenizer.as_ref(), global.quiet)?;
     let (codec, note) = codec(&opened)?;
     let texts = args.text.read(&codec)?;
     let options = SessionOptions { kv_type: args.kv, ..SessionOptions::default() };
@@ -107,7 +109,7 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     let mut tried: Vec<Tried> = Vec::new();
     let mut bar = Bar::new(global.quiet);
     for (number, skip_layers) in skips.iter().enumerate() {
-        let mut spec = spec(&args);
+        let mut spec = spec(&args, &presses);
         spec.spare.skip_layers.clone_from(skip_layers);
         let mut store = Store::default();
         let start = Instant::now();
@@ -134,7 +136,9 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     bar.clear();
     let lines: Vec<&Line> = tried.iter().map(|t| &t.line).collect();
     let chosen = tune::choose(&lines, goal).map(|number| &tried[number]);
-    let flags = chosen.map(|c| flags(c, &args));
+    // as it was typed: the usual instruction of kvzip is added again by whoever reads the flags
+    let typed = |press: &PressSpec| presses.iter().position(|p| p == press).map(|at| args.press.0[at].clone());
+    let flags = chosen.map(|c| flags(c, c.line.press.as_ref().and_then(typed), &args));
     let memory = Memory::now(loaded.model.weight_bytes());
     if global.json {
         output::object(&Report {
@@ -197,11 +201,11 @@ fn goal(args: &Args) -> anyhow::Result<Goal> {
     }
 }
 
-fn spec(args: &Args) -> Spec {
+fn spec(args: &Args, presses: &[PressSpec]) -> Spec {
     Spec {
         tasks: vec![TaskKind::Continuation],
         lengths: vec![args.length],
-        presses: args.press.0.clone(),
+        presses: presses.to_vec(),
         ratios: args.ratios.clone(),
         kv: vec![args.kv],
         questions: vec![Question::Unseen],
@@ -218,9 +222,9 @@ fn budget(press: &PressSpec, ratio: f64) -> Budget {
 }
 
 /// The chosen settings as `meden run` takes them.
-fn flags(chosen: &Tried, args: &Args) -> String {
-    let Some(press_spec) = &chosen.line.press else { return format!("--kv {}", args.kv) };
-    let press = label(press_spec);
+fn flags(chosen: &Tried, press: Option<PressSpec>, args: &Args) -> String {
+    let Some(spec) = press else { return format!("--kv {}", args.kv) };
+    let press = spec.to_string();
     let plain = press.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     let press = if plain { press } else { format!("'{press}'") };
     let skip = chosen.skip_layers.as_ref().map_or_else(String::new, |layers| {
@@ -229,7 +233,7 @@ fn flags(chosen: &Tried, args: &Args) -> String {
     });
     format!(
         "--press {press} --kv-budget {}{skip} --sinks {} --recents {} --schedule prefill_end --kv {}",
-        budget(press_spec, chosen.line.ratio),
+        budget(&spec, chosen.line.ratio),
         args.spare.sinks,
         args.spare.recents,
         args.kv
