@@ -26,5 +26,6 @@ mod tensor;
 
 pub use atomic::AtomicFile;
 pub use error::FileError;
+pub use json::read as read_json;
 pub use model_files::ModelFiles;
 pub use tensor::{TensorInfo, UnsupportedTensor};
