@@ -17,6 +17,7 @@ mod layout;
 mod model_files;
 pub mod names;
 pub mod npy;
+pub mod onnx;
 pub mod quantize;
 pub mod safetensors_file;
 

@@ -10,6 +10,7 @@ use meden_eval::EvalError;
 use meden_files::FileError;
 use meden_files::quantize::QuantizeError;
 use meden_files::source::SourceError;
+use meden_vision::VisionError;
 
 /// Why the program ends. The numbers are part of the interface and stand in the README.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +134,9 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     }
     if let Some(e) = cause.downcast_ref::<QuantizeError>() {
         return Some(of_quantize(e));
+    }
+    if let Some(e) = cause.downcast_ref::<VisionError>() {
+        return Some(if matches!(e, VisionError::Input { .. }) { Exit::Usage } else { Exit::BadFile });
     }
     cause.downcast_ref::<FileError>().map(|_| Exit::BadFile)
 }

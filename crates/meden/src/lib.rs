@@ -6,6 +6,7 @@
 //! - [`files`]: from a model's name to open files (GGUF, safetensors)
 //! - [`engine`]: tokenizer, model, cache, presses, sessions
 //! - [`eval`]: judges, perplexity so far
+//! - [`vision`]: image models
 //! - [`kernels`], [`report`], [`stats`]: what the others stand on
 //!
 //! ```no_run
@@ -35,3 +36,4 @@ pub use meden_files as files;
 pub use meden_kernels as kernels;
 pub use meden_report as report;
 pub use meden_stats as stats;
+pub use meden_vision as vision;

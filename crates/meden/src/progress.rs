@@ -12,6 +12,7 @@ const BYTES: &str = "{msg}  {bar:28} {bytes:>10} of {total_bytes}  {bytes_per_se
 const TOKENS: &str = "{msg}  {bar:28} {pos:>7} of {len} tokens  {rate:>7}  {eta:>4}";
 const RUNS: &str = "{msg}  {bar:28} {pos} of {len} runs  {eta:>4}";
 const STEPS: &str = "{msg}  {bar:28} {pos:>6} of {len} measurements  {rate1:>8}  {eta:>4}";
+const IMAGES: &str = "{msg}  {bar:28} {pos:>7} of {len} images  {rate1:>8}  {eta:>4}";
 const LOAD: &str = "{msg}  {bar:28} {bytes:>10} of {total_bytes}  {average:>12}  {left:>4}";
 const SPIN: &str = "{spinner} {msg}  {bytes}";
 
@@ -54,6 +55,17 @@ impl Bar {
             return;
         }
         let bar = self.bar.get_or_insert_with(|| new_bar(Some(total as u64), STEPS));
+        bar.set_message(what.to_owned());
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    }
+
+    /// Shows how far a count of images is.
+    pub fn images(&mut self, what: &str, done: usize, total: usize) {
+        if !self.visible {
+            return;
+        }
+        let bar = self.bar.get_or_insert_with(|| new_bar(Some(total as u64), IMAGES));
         bar.set_message(what.to_owned());
         bar.set_length(total as u64);
         bar.set_position(done as u64);
