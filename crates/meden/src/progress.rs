@@ -13,6 +13,7 @@ const TOKENS: &str = "{msg}  {bar:28} {pos:>7} of {len} tokens  {rate:>7}  {eta:
 const RUNS: &str = "{msg}  {bar:28} {pos} of {len} runs  {eta:>4}";
 const STEPS: &str = "{msg}  {bar:28} {pos:>6} of {len} measurements  {rate1:>8}  {eta:>4}";
 const IMAGES: &str = "{msg}  {bar:28} {pos:>7} of {len} images  {rate1:>8}  {eta:>4}";
+const TRAIN: &str = "{msg}  {bar:28} {pos:>6} of {len} steps  {rate1:>8}  {eta:>4}";
 const LOAD: &str = "{msg}  {bar:28} {bytes:>10} of {total_bytes}  {average:>12}  {left:>4}";
 const SPIN: &str = "{spinner} {msg}  {bytes}";
 
@@ -69,6 +70,21 @@ impl Bar {
         bar.set_message(what.to_owned());
         bar.set_length(total as u64);
         bar.set_position(done as u64);
+    }
+
+    /// Shows how far a training run is.
+    pub fn training(&mut self, what: &str, done: u64, total: u64) {
+        if !self.visible {
+            return;
+        }
+        // A resumed run starts somewhere: its rate counts from there.
+        let bar = self.bar.get_or_insert_with(|| {
+            let bar = new_bar(Some(total), TRAIN);
+            bar.reset_eta();
+            bar
+        });
+        bar.set_message(what.to_owned());
+        bar.set_position(done);
     }
 
     /// Shows how many bytes of how many are done.

@@ -139,16 +139,16 @@ unsafe fn scalar(a: Left, panels: &[f32], (m, k, n): (usize, usize, usize), c: T
         // SAFETY: C is writable for (m, n).
         let row = unsafe { std::slice::from_raw_parts_mut(c.at.add(i * c.stride), n) };
         for (panel, out) in row.chunks_mut(PANEL).enumerate() {
-            let mut sums = [0f32; PANEL];
+            let mut sums = [0f64; PANEL];
             if accumulate {
-                sums[..out.len()].copy_from_slice(out);
+                sums.iter_mut().zip(&*out).for_each(|(s, o)| *s = f64::from(*o));
             }
             for (l, b) in panels[panel * k * PANEL..][..k * PANEL].as_chunks::<PANEL>().0.iter().enumerate() {
                 // SAFETY: A is readable for (m, k).
-                let x = unsafe { *a.at.add(i * a.row_stride + l * a.col_stride) };
-                sums.iter_mut().zip(b).for_each(|(s, b)| *s += x * b);
+                let x = f64::from(unsafe { *a.at.add(i * a.row_stride + l * a.col_stride) });
+                sums.iter_mut().zip(b).for_each(|(s, b)| *s += x * f64::from(*b));
             }
-            out.copy_from_slice(&sums[..out.len()]);
+            out.iter_mut().zip(sums).for_each(|(o, s)| *o = s as f32);
         }
     }
 }

@@ -5,8 +5,7 @@
 //! * [`Panels`]: the right side, packed sixteen columns at a time, in lines of 64 bytes.
 //! * `block`: a block of C by one thread; the only place that computes. `tiles_x86` holds its vector tiles.
 //!
-//! Every element of C is one chain of fused multiply-adds along k (the scalar twin rounds each product), in the same
-//! order whatever the number of threads and the cut into tasks are, so results are the same to the bit.
+//! Every element of C is one chain of fused multiply-adds along k (the scalar twin sums in f64), in the same order whatever the number of threads and the cut into tasks are, so results are the same to the bit.
 
 mod block;
 mod panels;

@@ -72,7 +72,8 @@ pub struct Tape {
     norm: NormStats,
     embed: EmbedTape,
     blocks: Vec<Option<BlockTape>>,
-    kept: Vec<Kept>,
+    /// Tokens of each image that left each block, where some were dropped.
+    pub kept: Vec<Kept>,
     /// Tokens after the last block.
     left: usize,
 }

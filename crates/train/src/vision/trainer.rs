@@ -63,6 +63,9 @@ pub struct StepReport {
     pub trained: Vec<bool>,
     /// Tokens that entered each block.
     pub tokens: Vec<usize>,
+    /// Tokens of each image that left each block, where some were dropped.
+    #[serde(skip)]
+    pub kept: Vec<Kept>,
     /// Change of the class token in each block; empty but for ALaST.
     pub deltas: Vec<f64>,
     /// Budgets after the step; empty but for ALaST.
@@ -203,7 +206,7 @@ impl Trainer {
         }
         let trained_blocks: Vec<bool> = (0..layers).map(|l| trained.block(l)).collect();
         let flops = step_flops(shape, &tape.tokens, &trained_blocks, trained.first(layers));
-        let (tokens, activation_bytes) = (tape.tokens.clone(), tape.bytes());
+        let (tokens, kept, activation_bytes) = (tape.tokens.clone(), tape.kept.clone(), tape.bytes());
         let mut gradients = Params::zeros(&self.network.config, |p| trained.0.contains(&p));
         self.network.backward(tape, &loss.gradient, &mut gradients);
         let mut params = std::mem::take(&mut self.network.params);
@@ -220,6 +223,7 @@ impl Trainer {
             gradient_norm,
             trained: trained_blocks,
             tokens,
+            kept,
             deltas,
             budgets: self.budgets.as_ref().map(|b| b.values.clone()).unwrap_or_default(),
             flops,

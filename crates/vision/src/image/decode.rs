@@ -36,6 +36,12 @@ pub struct Rgb {
     pub data: Vec<u8>,
 }
 
+impl std::fmt::Debug for Rgb {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Rgb {{ {} x {} }}", self.width, self.height)
+    }
+}
+
 /// Decodes a file (JPEG, PNG, WebP, GIF, BMP; by its content, not its name) into upright RGB.
 ///
 /// The EXIF orientation is applied. Grey, palette, 16-bit and CMYK images become RGB; an alpha channel is dropped

@@ -1,6 +1,6 @@
 //! Antialiased resizing of bytes, to the bit as PIL does it, because models were trained on its pixels.
 //!
-//! Two passes, columns first; a filter widened by the factor of reduction; weights as integers of 22 bits; and a
+//! Two passes, columns first (Pillow 13 takes rows first for some shapes); a filter widened by the factor of reduction; weights as integers of 22 bits; and a
 //! rounding to bytes between the passes. (Pillow, `Image.resize`; the cubic is Keys', 1981, with a = -0.5.)
 
 use std::ops::Range;

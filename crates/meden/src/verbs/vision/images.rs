@@ -150,8 +150,23 @@ impl Outputs {
 }
 
 impl ImageArgs {
-    /// Finds, opens and reads the model.
-    pub fn ready(&self, global: Global) -> anyhow::Result<Ready> {
+    /// Images that are run at once.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Whether images that cannot be decoded are left out.
+    pub fn skip_bad(&self) -> bool {
+        self.skip_bad
+    }
+
+    /// Threads (0: one for each core) and instruction set.
+    pub fn place(&self) -> (usize, Isa) {
+        (self.threads, self.isa.unwrap_or_else(Isa::best))
+    }
+
+    /// Finds and opens the model; answers it with its transforms.
+    pub fn open(&self, global: Global) -> anyhow::Result<(VitFiles, Preprocess)> {
         if self.batch == 0 {
             return Err(usage("--batch 0: at least one image has to be run at once"));
         }
@@ -181,6 +196,12 @@ impl ImageArgs {
         if files.preprocess_assumed && !global.quiet {
             say("note: the model does not say how images become pixels; ImageNet's mean and deviation are assumed");
         }
+        Ok((files, preprocess))
+    }
+
+    /// Finds, opens and reads the model.
+    pub fn ready(&self, global: Global) -> anyhow::Result<Ready> {
+        let (files, preprocess) = self.open(global)?;
         let model = Vit::load(&files, self.threads, self.isa).with_context(|| format!("loading {}", self.model))?;
         Ok(Ready {
             name: self.model.clone(),

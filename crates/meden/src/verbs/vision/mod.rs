@@ -2,6 +2,7 @@
 
 mod embed;
 mod evaluate;
+mod finetune;
 mod images;
 mod predict;
 
@@ -17,6 +18,8 @@ pub enum Verb {
     Embed(embed::Args),
     /// Judge embeddings on labelled images: nearest neighbours and a linear classifier
     Evaluate(evaluate::Args),
+    /// Tune a pretrained model to a folder of images
+    Finetune(Box<finetune::Args>),
 }
 
 /// Runs the verb.
@@ -25,5 +28,6 @@ pub fn run(verb: Verb, global: Global) -> anyhow::Result<Exit> {
         Verb::Predict(args) => predict::run(args, global),
         Verb::Embed(args) => embed::run(args, global),
         Verb::Evaluate(args) => evaluate::run(args, global),
+        Verb::Finetune(args) => finetune::run(*args, global),
     }
 }
