@@ -17,6 +17,7 @@ mod layout;
 mod model_files;
 pub mod names;
 pub mod npy;
+pub mod onnx;
 pub mod quantize;
 pub mod safetensors_file;
 
@@ -26,5 +27,6 @@ mod tensor;
 
 pub use atomic::AtomicFile;
 pub use error::FileError;
+pub use json::read as read_json;
 pub use model_files::ModelFiles;
 pub use tensor::{TensorInfo, UnsupportedTensor};

@@ -9,6 +9,7 @@ pub mod attention;
 mod cores;
 pub mod dtype;
 mod error;
+pub mod gemm;
 pub mod isa;
 pub mod limits;
 pub mod matmul;

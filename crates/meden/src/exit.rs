@@ -10,6 +10,8 @@ use meden_eval::EvalError;
 use meden_files::FileError;
 use meden_files::quantize::QuantizeError;
 use meden_files::source::SourceError;
+use meden_train::vision::TrainError;
+use meden_vision::VisionError;
 
 /// Why the program ends. The numbers are part of the interface and stand in the README.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +136,22 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(e) = cause.downcast_ref::<QuantizeError>() {
         return Some(of_quantize(e));
     }
+    if let Some(e) = cause.downcast_ref::<TrainError>() {
+        return Some(match e {
+            TrainError::File(_) | TrainError::State { .. } => Exit::BadFile,
+            TrainError::Vision(e) => of_vision(e),
+            TrainError::Setting { .. } => Exit::Usage,
+            _ => Exit::Other,
+        });
+    }
+    if let Some(e) = cause.downcast_ref::<VisionError>() {
+        return Some(of_vision(e));
+    }
     cause.downcast_ref::<FileError>().map(|_| Exit::BadFile)
+}
+
+fn of_vision(error: &VisionError) -> Exit {
+    if matches!(error, VisionError::Input { .. }) { Exit::Usage } else { Exit::BadFile }
 }
 
 fn of_engine(error: &EngineError) -> Exit {

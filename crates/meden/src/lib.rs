@@ -6,6 +6,8 @@
 //! - [`files`]: from a model's name to open files (GGUF, safetensors)
 //! - [`engine`]: tokenizer, model, cache, presses, sessions
 //! - [`eval`]: judges, perplexity so far
+//! - [`vision`]: image models
+//! - [`train`]: tuning them
 //! - [`kernels`], [`report`], [`stats`]: what the others stand on
 //!
 //! ```no_run
@@ -35,3 +37,5 @@ pub use meden_files as files;
 pub use meden_kernels as kernels;
 pub use meden_report as report;
 pub use meden_stats as stats;
+pub use meden_train as train;
+pub use meden_vision as vision;

@@ -18,6 +18,7 @@ pub mod bounds;
 mod columns;
 #[cfg(target_arch = "x86_64")]
 mod decode;
+mod dense;
 #[cfg(target_arch = "x86_64")]
 mod dots;
 #[cfg(target_arch = "x86_64")]
@@ -40,6 +41,7 @@ mod tile;
 mod values;
 
 pub use columns::{Columns, Reduce, attention_columns};
+pub use dense::{DenseShape, dense, dense_backward};
 pub use kind::{KV_GROUP, KvType, UnknownKvType};
 pub use layout::PageLayout;
 

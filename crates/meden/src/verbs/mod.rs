@@ -12,3 +12,4 @@ pub mod pull;
 pub mod quantize;
 pub mod run;
 pub mod tokenize;
+pub mod vision;
