@@ -3,7 +3,9 @@
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::exit::Exit;
-use crate::verbs::{bench, chat, completions, demo, eval, inspect, kv, man, pull, quantize, run, tokenize, vision};
+use crate::verbs::{
+    bench, chat, completions, demo, eval, inspect, kv, lens, man, pull, quantize, run, tokenize, vision,
+};
 
 const ABOUT: &str = "Language models in bounded memory, on the CPU.";
 
@@ -65,6 +67,8 @@ pub enum Verb {
     /// Run and judge image models
     #[command(subcommand)]
     Vision(vision::Verb),
+    /// Look inside a model: capture, logit lens, attribution, patching, ablation
+    Lens(lens::Verb),
     /// Measure prefill and decode speed and memory, and what the machine could do
     Bench(bench::Args),
     /// Print a completion script for a shell

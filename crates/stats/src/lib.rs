@@ -4,6 +4,7 @@
 //! able to see a clock, a file or a thread. Everything here depends on its arguments alone.
 //!
 //! - [`moments`]: sums that do not lose small terms, mean, variance, shape
+//! - [`distribution`]: how the values of one vector are spread: shape, sparsity, norms
 //! - [`quantile`]: order statistics
 //! - [`normal`], [`student`]: the two distributions that intervals need
 //! - [`interval`]: intervals for a mean, of independent and of correlated values
@@ -11,6 +12,7 @@
 //! - [`rng`]: a counter-based generator: the same seed and stream give the same numbers on every machine
 
 pub mod bootstrap;
+pub mod distribution;
 pub mod interval;
 pub mod moments;
 pub mod normal;
@@ -18,5 +20,6 @@ pub mod quantile;
 pub mod rng;
 pub mod student;
 
+pub use distribution::Distribution;
 pub use interval::Interval;
 pub use rng::Rng;
