@@ -1,5 +1,16 @@
-//! Look into a model, and change its mind.
+//! Look inside a language model while it runs, quantised or not.
 //!
-//! - [`probe`]: linear probes on activations: train, judge against controls, save, apply while text is written
+//! - [`place`]: sites, layers and positions, under the names of several tools
+//! - [`capture`]: activations in memory or streamed to a file
+//! - [`probe`]: linear probes on them: train, judge against controls, save, apply while text is written
+//!
+//! Everything reads on a fork of the session it is given, so a session can be looked at in the middle of a
+//! conversation and goes on as if nobody had looked.
 
+pub mod capture;
+mod companions;
+mod error;
+pub mod place;
 pub mod probe;
+
+pub use error::LensError;

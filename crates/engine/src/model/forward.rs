@@ -104,7 +104,7 @@ impl Model {
                 reader.begin();
             }
         }
-        for layer in 0..self.config.layers {
+        for layer in 0..pass.hooks.depth() {
             if control.cancelled() {
                 let total = pass.scratch.positions.len();
                 return Err(EngineError::Cancelled { done: 0, total, pressed_layers: 0 });
@@ -121,6 +121,9 @@ impl Model {
                 plan.act_on_cache(segment.cache, &now, segment.watch)?;
                 plan.settle(segment.cache, &now)?;
             }
+        }
+        if pass.hooks.depth() < self.config.layers {
+            return Ok(()); // nobody looks further, and what was read is thrown away
         }
         self.logits(pass, &mut control.hooks, emit)
     }
@@ -192,13 +195,18 @@ impl Model {
         s.z.resize(tokens * c.q_heads * dim, 0.0);
 
         let needs = Needs::of(&[&a.q.weight, &a.k.weight, &a.v.weight]);
-        if !pass.segments.iter().any(|segment| segment.watch.wants_hidden()) {
-            act.set_normed(pool, &s.x, (&block.attention_norm, c.norm_eps), isa, needs);
+        let (norm, seen) = ((&block.attention_norm[..], c.norm_eps), pass.hooks.wants(Site::AttnNorm, layer));
+        if !seen && !pass.segments.iter().any(|segment| segment.watch.wants_hidden()) {
+            act.set_normed(pool, &s.x, norm, isa, needs);
         } else {
-            // a press wants the normed rows too: the same bits, written out
-            ops::rms_norm(pool, isa, &s.x, &block.attention_norm, c.norm_eps, &mut s.h);
-            act.set_for(pool, &s.h, c.hidden, isa, needs);
+            // a press or a hook wants the normed rows too: the same bits, written out
+            ops::rms_norm(pool, isa, &s.x, norm.0, norm.1, &mut s.h);
+            pass.visit(Site::AttnNorm, layer, hooks, |s| &mut s.h)?;
+            let s = &mut *pass.scratch;
+            s.activations.get_or_insert_with(Activations::new).set_for(pool, &s.h, c.hidden, isa, needs);
         }
+        let s = &mut *pass.scratch;
+        let act = s.activations.get_or_insert_with(Activations::new);
         matmul_many(
             pool,
             act,
@@ -207,6 +215,10 @@ impl Model {
         for (linear, rows) in [(&a.q, &mut s.q), (&a.k, &mut s.k), (&a.v, &mut s.v)] {
             self.add_bias(linear, rows);
         }
+        pass.visit(Site::Q, layer, hooks, |s| &mut s.q)?;
+        pass.visit(Site::K, layer, hooks, |s| &mut s.k)?;
+        pass.visit(Site::V, layer, hooks, |s| &mut s.v)?;
+        let s = &mut *pass.scratch;
         if let (Some(q_norm), Some(k_norm)) = (&a.q_norm, &a.k_norm) {
             ops::rms_norm_inplace(pool, isa, &mut s.q, q_norm, c.norm_eps);
             ops::rms_norm_inplace(pool, isa, &mut s.k, k_norm, c.norm_eps);
@@ -218,9 +230,8 @@ impl Model {
         let (table, rotated) = (&s.tables[how.rope], c.ropes[how.rope].rotated());
         ops::rope(pool, isa, &mut s.q, dim, &table.cos, &table.sin, rotated);
         ops::rope(pool, isa, &mut s.k, dim, &table.cos, &table.sin, rotated);
-        pass.visit(Site::Q, layer, hooks, |s| &mut s.q)?;
-        pass.visit(Site::K, layer, hooks, |s| &mut s.k)?;
-        pass.visit(Site::V, layer, hooks, |s| &mut s.v)?;
+        pass.visit(Site::QRot, layer, hooks, |s| &mut s.q)?;
+        pass.visit(Site::KRot, layer, hooks, |s| &mut s.k)?;
 
         let s = &mut *pass.scratch;
         let params = AttendParams { scale: c.attention_scale, softcap: c.attention_softcap, window: how.window };
@@ -316,10 +327,23 @@ impl Model {
         s.up.resize(tokens * c.intermediate, 0.0);
         let m = &block.mlp;
         let needs = Needs::of(&[&m.gate.weight, &m.up.weight]);
-        act.set_normed(pool, &s.x, (&block.mlp_norm, c.norm_eps), isa, needs);
+        if pass.hooks.wants(Site::MlpNorm, layer) {
+            // the same bits, written out
+            ops::rms_norm(pool, isa, &s.x, &block.mlp_norm, c.norm_eps, &mut s.h);
+            pass.visit(Site::MlpNorm, layer, hooks, |s| &mut s.h)?;
+            let s = &mut *pass.scratch;
+            s.activations.get_or_insert_with(Activations::new).set_for(pool, &s.h, c.hidden, isa, needs);
+        } else {
+            act.set_normed(pool, &s.x, (&block.mlp_norm, c.norm_eps), isa, needs);
+        }
+        let s = &mut *pass.scratch;
+        let act = s.activations.get_or_insert_with(Activations::new);
         matmul_many(pool, act, &mut [(&m.gate.weight, &mut s.gate[..]), (&m.up.weight, &mut s.up[..])])?;
         self.add_bias(&m.gate, &mut s.gate);
         self.add_bias(&m.up, &mut s.up);
+        pass.visit(Site::MlpGate, layer, hooks, |s| &mut s.gate)?;
+        pass.visit(Site::MlpUp, layer, hooks, |s| &mut s.up)?;
+        let s = &mut *pass.scratch;
         match c.activation {
             Activation::Silu => ops::silu_mul(pool, isa, &mut s.gate, &s.up),
             Activation::GeluTanh => ops::gelu_tanh_mul(pool, isa, &mut s.gate, &s.up),
@@ -380,7 +404,8 @@ impl Model {
         Ok(())
     }
 
-    fn unembed(
+    /// Logits of rows behind the final norm, soft cap included.
+    pub(super) fn unembed(
         &self,
         normed: &[f32],
         logits: &mut [f32],

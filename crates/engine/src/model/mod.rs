@@ -6,6 +6,7 @@ mod config_gguf;
 mod config_hf;
 pub(crate) mod forward;
 mod load;
+mod parts;
 mod quantizing;
 pub mod rope;
 mod size;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::EngineError;
 use config::Config;
 
+pub use parts::{OutputWeights, Sublayer};
 pub use watch::LoadWatch;
 
 /// How weights are held in memory.

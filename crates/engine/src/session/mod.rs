@@ -9,6 +9,7 @@ pub mod control;
 pub mod forecast;
 mod gathered;
 mod interrupted;
+mod look;
 mod replay;
 mod snapshot;
 mod stats;
@@ -103,6 +104,10 @@ pub struct Session {
     own_eviction: Option<usize>,
     interrupted: Interrupted,
     logits: Vec<f32>,
+    /// It lives for one look only, so a pass may end where nobody looks further.
+    looks: bool,
+    /// A piece that a panic (a hook's) left half-way: its tokens are taken out when the session is used again.
+    unfinished: Option<interrupted::Pressed>,
 }
 
 /// Page bounds are of whole keys.
@@ -187,6 +192,8 @@ impl Session {
             own_eviction: None,
             interrupted: Interrupted::default(),
             logits: Vec::new(),
+            looks: false,
+            unfinished: None,
         })
     }
 
@@ -370,6 +377,8 @@ impl Session {
             own_eviction: self.own_eviction,
             interrupted: self.interrupted,
             logits: Vec::new(),
+            looks: false,
+            unfinished: self.unfinished,
         })
     }
 
@@ -507,6 +516,9 @@ impl Session {
 
     /// The same, with words of the caller's in the same file: they cannot get apart.
     pub fn save_with(&self, path: &std::path::Path, note: &serde_json::Value) -> Result<(), EngineError> {
+        if self.unfinished.is_some() {
+            return Err(EngineError::Poisoned);
+        }
         snapshot::save(self, path, note)
     }
 
