@@ -4,6 +4,7 @@
 //! able to see a clock, a file or a thread. Everything here depends on its arguments alone.
 //!
 //! - [`moments`]: sums that do not lose small terms, mean, variance, shape
+//! - [`distribution`]: how the values of one vector are spread: shape, sparsity, norms
 //! - [`quantile`]: order statistics
 //! - [`normal`], [`student`]: the two distributions that intervals need
 //! - [`interval`]: intervals for a mean, of independent and of correlated values, and for a share
@@ -17,6 +18,7 @@
 
 pub mod bootstrap;
 pub mod classify;
+pub mod distribution;
 pub mod interval;
 pub mod moments;
 pub mod multiple;
@@ -28,6 +30,7 @@ pub mod ranking;
 pub mod rng;
 pub mod student;
 
+pub use distribution::Distribution;
 pub use interval::Interval;
 pub use ranking::Ranking;
 pub use rng::Rng;
