@@ -5,7 +5,7 @@
 use meden_stats::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::evaluate::{Judging, Scored, Shuffle, cross_fit};
+use super::evaluate::{CrossFit, Judging, Scored, Shuffle};
 use super::{Evaluation, Examples, Method, ProbeError, Rows};
 
 /// A control, or the reference, with its figures on the same rows and folds as the probe.
@@ -123,12 +123,12 @@ pub fn shuffled_labels(labels: &[bool], groups: &[u32], shuffle: Shuffle, seed: 
 pub struct Bench<'a> {
     /// Examples, with the activations.
     pub examples: &'a Examples,
-    /// Fold of each row.
-    pub folds: &'a [u32],
+    /// How rows are parted.
+    pub plan: CrossFit<'a>,
     /// Strata of each row; those of the folds where empty.
     pub strata: &'a [u32],
-    /// Weight of each row in training.
-    pub weights: Option<&'a [f64]>,
+    /// Rows that are judged; all where empty.
+    pub judged: &'a [usize],
     /// How figures are made.
     pub judging: Judging,
     /// The probe's method.
@@ -139,14 +139,18 @@ impl Bench<'_> {
     /// Other features for the same rows, through the same folds.
     ///
     /// # Errors
-    /// As [`cross_fit`].
+    /// As [`CrossFit::run`].
     pub fn scores(&self, rows: Rows, method: &Method) -> Result<Scored, ProbeError> {
         let examples = Examples::new(rows, self.examples.labels.clone(), self.examples.groups.clone())?;
-        let mut scored = cross_fit(method, &examples, self.folds, (self.weights, TOLERANCE))?;
+        self.run(method, &examples)
+    }
+
+    fn run(&self, method: &Method, examples: &Examples) -> Result<Scored, ProbeError> {
+        let mut scored = CrossFit { tolerance: TOLERANCE, ..self.plan }.run(method, examples)?;
         if !self.strata.is_empty() {
             scored.strata = self.strata.to_vec();
         }
-        Ok(scored)
+        Ok(if self.judged.is_empty() { scored } else { scored.pick(self.judged) })
     }
 
     fn control(&self, kind: Kind, scored: &Scored) -> Result<Control, ProbeError> {
@@ -158,23 +162,20 @@ impl Bench<'_> {
     /// The probe's training on labels that were shuffled before, judged by the shuffled labels.
     ///
     /// # Errors
-    /// As [`cross_fit`].
+    /// As [`CrossFit::run`].
     pub fn shuffled(&self) -> Result<Control, ProbeError> {
         let e = self.examples;
         let shuffle = self.judging.shuffle.unwrap_or_else(|| Shuffle::fitting(&e.labels, &e.groups));
         let labels = shuffled_labels(&e.labels, &e.groups, shuffle, self.judging.seed);
         let examples = Examples::new(e.rows.clone(), labels, e.groups.clone())?;
-        let mut scored = cross_fit(&self.method, &examples, self.folds, (self.weights, TOLERANCE))?;
-        if !self.strata.is_empty() {
-            scored.strata = self.strata.to_vec();
-        }
+        let scored = self.run(&self.method, &examples)?;
         self.control(Kind::ShuffledLabels, &scored)
     }
 
     /// The direction between the class means.
     ///
     /// # Errors
-    /// As [`cross_fit`].
+    /// As [`CrossFit::run`].
     pub fn means(&self) -> Result<Control, ProbeError> {
         let scored = self.scores(self.examples.rows.clone(), &Method::DifferenceOfMeans)?;
         self.control(Kind::DifferenceOfMeans, &scored)
@@ -183,7 +184,7 @@ impl Bench<'_> {
     /// What the words of each prompt tell.
     ///
     /// # Errors
-    /// As [`cross_fit`].
+    /// As [`CrossFit::run`].
     pub fn words(&self, texts: &[&str]) -> Result<Control, ProbeError> {
         self.control(Kind::BagOfWords, &self.scores(bag_of_words(texts)?, &sparse())?)
     }
@@ -191,7 +192,7 @@ impl Bench<'_> {
     /// What the answer that each prompt's text names tells.
     ///
     /// # Errors
-    /// As [`cross_fit`].
+    /// As [`CrossFit::run`].
     pub fn answers(&self, answers: &[&str]) -> Result<Control, ProbeError> {
         self.control(Kind::AnswerIdentity, &self.scores(identity(answers)?, &sparse())?)
     }
@@ -199,7 +200,7 @@ impl Bench<'_> {
     /// What the number of tokens of each prompt tells.
     ///
     /// # Errors
-    /// As [`cross_fit`].
+    /// As [`CrossFit::run`].
     pub fn lengths(&self, tokens: &[usize]) -> Result<Control, ProbeError> {
         let rows = Rows::new(tokens.iter().map(|&t| t as f32).collect(), 1)?;
         self.control(Kind::PromptLength, &self.scores(rows, &Method::logistic(LAMBDA))?)
@@ -225,9 +226,9 @@ mod tests {
         let folds = split::folds(&examples.groups, 5, 0).unwrap();
         check(&Bench {
             examples: &examples,
-            folds: &folds,
+            plan: CrossFit::new(&folds),
             strata: &[],
-            weights: None,
+            judged: &[],
             judging: Judging::default(),
             method: Method::logistic(3e-4),
         });

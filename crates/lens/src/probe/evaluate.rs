@@ -6,7 +6,7 @@ use meden_stats::permutation::{Permutation, Shuffled};
 use meden_stats::ranking::{Ranking, plain};
 use serde::{Deserialize, Serialize};
 
-use super::{Examples, Method, ProbeError};
+use super::{Examples, Method, Probe, ProbeError};
 
 /// A figure with its interval.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -221,34 +221,93 @@ pub fn auroc_difference(first: &Scored, second: &Scored, judging: &Judging) -> R
     compute().ok_or(ProbeError::TooFew { what, found: distinct(&first.groups), needed: 2 })
 }
 
-/// Scores of every row by a probe that was trained on the other folds. Rows of one fold are one stratum, since scores of
-/// different probes do not compare.
-///
-/// # Errors
-/// What training refuses; folds or weights that are not one a row.
-pub fn cross_fit(
-    method: &Method,
-    examples: &Examples,
-    folds: &[u32],
-    (weights, tolerance): (Option<&[f64]>, f64),
-) -> Result<Scored, ProbeError> {
-    if folds.len() != examples.len() {
-        return Err(ProbeError::Count { what: "folds", found: folds.len(), needed: examples.len() });
+/// How rows are parted into training and judging.
+#[derive(Clone, Copy, Debug)]
+pub struct CrossFit<'a> {
+    /// Fold of each row: a row is judged by a probe that was trained on the other folds.
+    pub folds: &'a [u32],
+    /// Rows that may be trained on; all where empty. The others are judged all the same.
+    pub train: &'a [bool],
+    /// Weight of each row in training; all alike where empty.
+    pub weights: &'a [f64],
+    /// Largest violation of an optimality condition that exact training may leave.
+    pub tolerance: f64,
+}
+
+impl<'a> CrossFit<'a> {
+    /// Every row of the other folds is trained on, all alike, to the last digit.
+    pub fn new(folds: &'a [u32]) -> CrossFit<'a> {
+        CrossFit { folds, train: &[], weights: &[], tolerance: super::L1Logistic::default().tolerance }
     }
-    let mut scored = Scored::new(examples, vec![f64::NAN; examples.len()]);
-    scored.strata = folds.to_vec();
-    let mut all: Vec<u32> = folds.to_vec();
-    all.sort_unstable();
-    all.dedup();
-    for fold in all {
-        let train: Vec<usize> = (0..folds.len()).filter(|&r| folds[r] != fold).collect();
-        let weights: Option<Vec<f64>> = weights.map(|w| train.iter().map(|&r| w[r]).collect());
-        let probe = method.train_to(&examples.pick(&train), weights.as_deref(), tolerance)?;
-        for row in (0..folds.len()).filter(|&r| folds[r] == fold) {
-            scored.scores[row] = probe.score(examples.rows.row(row))?;
+
+    fn check(&self, rows: usize) -> Result<(), ProbeError> {
+        for (what, found, may_be_empty) in [
+            ("folds", self.folds.len(), false),
+            ("training marks", self.train.len(), true),
+            ("weights", self.weights.len(), true),
+        ] {
+            if found != rows && !(may_be_empty && found == 0) {
+                return Err(ProbeError::Count { what, found, needed: rows });
+            }
         }
+        Ok(())
     }
-    Ok(scored)
+
+    /// A probe trained on the rows that `chosen` takes, of those that may be trained on.
+    ///
+    /// # Errors
+    /// What training refuses; folds, marks or weights that are not one a row.
+    pub fn train(
+        &self,
+        method: &Method,
+        examples: &Examples,
+        chosen: impl Fn(usize) -> bool,
+    ) -> Result<Probe, ProbeError> {
+        self.check(examples.len())?;
+        let may = |row: &usize| chosen(*row) && (self.train.is_empty() || self.train[*row]);
+        let rows: Vec<usize> = (0..examples.len()).filter(may).collect();
+        let weights: Vec<f64> = rows.iter().filter_map(|&r| self.weights.get(r)).copied().collect();
+        method.train_to(&examples.pick(&rows), (!weights.is_empty()).then_some(&weights[..]), self.tolerance)
+    }
+
+    /// A probe for each fold, trained on the others; folds ascending.
+    ///
+    /// # Errors
+    /// As [`CrossFit::train`].
+    pub fn probes(&self, method: &Method, examples: &Examples) -> Result<Vec<(u32, Probe)>, ProbeError> {
+        let mut all: Vec<u32> = self.folds.to_vec();
+        all.sort_unstable();
+        all.dedup();
+        let probe = |fold: u32| Ok((fold, self.train(method, examples, |row| self.folds[row] != fold)?));
+        all.into_iter().map(probe).collect()
+    }
+
+    /// Scores of every row by the probe of its fold. Rows of one fold are one stratum, since scores of different probes
+    /// do not compare.
+    ///
+    /// # Errors
+    /// As [`CrossFit::train`]; a row of a fold without a probe.
+    pub fn score(&self, probes: &[(u32, Probe)], examples: &Examples) -> Result<Scored, ProbeError> {
+        self.check(examples.len())?;
+        let mut scored = Scored::new(examples, Vec::with_capacity(examples.len()));
+        scored.strata = self.folds.to_vec();
+        for (row, fold) in self.folds.iter().enumerate() {
+            let probe = probes.iter().find(|(f, _)| f == fold).ok_or_else(|| {
+                let what = format!("probes of fold {fold}");
+                ProbeError::TooFew { what, found: 0, needed: 1 }
+            })?;
+            scored.scores.push(probe.1.score(examples.rows.row(row))?);
+        }
+        Ok(scored)
+    }
+
+    /// Trains a probe for each fold and scores every row.
+    ///
+    /// # Errors
+    /// As [`CrossFit::train`].
+    pub fn run(&self, method: &Method, examples: &Examples) -> Result<Scored, ProbeError> {
+        self.score(&self.probes(method, examples)?, examples)
+    }
 }
 
 /// Each row's number within its group, in the order of the rows.
@@ -294,7 +353,7 @@ mod tests {
         for (signal, separable) in [(8.0, true), (0.0, false)] {
             let e = examples(signal, 60);
             let folds = split::folds(&e.groups, 5, 0).unwrap();
-            let scored = cross_fit(&Method::logistic(3e-4), &e, &folds, (None, 1e-8)).unwrap();
+            let scored = CrossFit::new(&folds).run(&Method::logistic(3e-4), &e).unwrap();
             let figures = scored.evaluate(&Judging::default()).unwrap();
             assert_eq!((figures.rows, figures.groups, figures.prevalence), (240, 60, 0.5));
             if separable {
@@ -311,7 +370,7 @@ mod tests {
     fn a_real_difference_is_told_from_none() {
         let e = examples(0.8, 80);
         let folds = split::folds(&e.groups, 5, 0).unwrap();
-        let fit = |m: Method| cross_fit(&m, &e, &folds, (None, 1e-8)).unwrap();
+        let fit = |m: Method| CrossFit::new(&folds).run(&m, &e).unwrap();
         let (probe, means) = (fit(Method::logistic(3e-4)), fit(Method::DifferenceOfMeans));
         let near = auroc_difference(&probe, &means, &Judging::default()).unwrap();
         assert!(near.low <= 0.0 && near.high >= -0.01 && near.value.abs() < 0.02, "{near:?}");
@@ -328,6 +387,21 @@ mod tests {
     }
 
     #[test]
+    fn rows_that_may_not_be_trained_on_are_judged_all_the_same() {
+        let e = examples(2.0, 40);
+        let folds = split::folds(&e.groups, 4, 0).unwrap();
+        // the rows that are kept out of training are lies
+        let train: Vec<bool> = (0..e.len()).map(|r| r % 4 < 2).collect();
+        let mut lies = e.clone();
+        (0..e.len()).filter(|r| !train[*r]).for_each(|r| lies.labels[r] = !lies.labels[r]);
+        let plan = CrossFit { train: &train, ..CrossFit::new(&folds) };
+        let scored = plan.run(&Method::logistic(3e-4), &lies).unwrap();
+        assert_eq!(scored.scores.len(), e.len());
+        let held: Vec<usize> = (0..e.len()).filter(|r| !train[*r]).collect();
+        assert!(scored.pick(&held).auroc().unwrap() < 0.1);
+    }
+
+    #[test]
     fn nonsense_is_refused() {
         let e = examples(1.0, 10);
         let mut scored = Scored::new(&e, vec![0.0; 40]);
@@ -335,6 +409,6 @@ mod tests {
         assert!(matches!(scored.evaluate(&Judging::default()), Err(ProbeError::NotFinite { row: 7, .. })));
         let one = Scored { scores: vec![1.0], labels: vec![true], groups: vec![0], strata: vec![0] };
         assert!(matches!(one.evaluate(&Judging::default()), Err(ProbeError::TooFew { .. })));
-        assert!(cross_fit(&Method::DifferenceOfMeans, &e, &[0], (None, 1e-8)).is_err());
+        assert!(CrossFit::new(&[0]).run(&Method::DifferenceOfMeans, &e).is_err());
     }
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::controls::Control;
 use super::{Calibration, Evaluation, Method, Probe, ProbeError};
+use crate::place::Place;
 
 /// The key of the metadata.
 const KEY: &str = "meden.probe";
@@ -34,7 +35,7 @@ pub enum Position {
 
 /// Where in a model a probe reads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Place {
+pub struct Reads {
     /// Site, by Meden's name.
     pub site: String,
     /// Block, from 0.
@@ -43,7 +44,7 @@ pub struct Place {
     pub position: Position,
 }
 
-impl Place {
+impl Reads {
     /// The site.
     ///
     /// # Errors
@@ -52,14 +53,12 @@ impl Place {
         Ok(self.site.parse()?)
     }
 
-    /// The place under the names of other tools, since their layers count differently.
-    pub fn other_names(&self) -> String {
-        let (site, layer) = (&self.site, self.layer);
-        match site.as_str() {
-            "resid_post" => format!("blocks.{layer}.hook_resid_post, hidden_states[{}]", layer + 1),
-            "resid_pre" => format!("blocks.{layer}.hook_resid_pre, hidden_states[{layer}]"),
-            _ => format!("blocks.{layer}.hook_{site}"),
-        }
+    /// The place.
+    ///
+    /// # Errors
+    /// A name that is no site.
+    pub fn place(&self) -> Result<Place, ProbeError> {
+        Ok(Place::new(self.site()?, self.layer))
     }
 }
 
@@ -103,7 +102,7 @@ pub struct About {
     /// Model.
     pub model: MadeOn,
     /// Place.
-    pub place: Place,
+    pub place: Reads,
     /// How it was made.
     pub method: Method,
     /// What the labels mean: [false, true].
@@ -135,7 +134,7 @@ pub struct ProbeFile {
 
 impl About {
     /// What is known of a probe before it is judged.
-    pub fn new(model: MadeOn, place: Place, method: Method, classes: [String; 2]) -> About {
+    pub fn new(model: MadeOn, place: Reads, method: Method, classes: [String; 2]) -> About {
         About {
             version: VERSION,
             model,
@@ -229,7 +228,17 @@ impl ProbeFile {
     /// # Errors
     /// [`ProbeError::OtherModel`], [`ProbeError::Width`].
     pub fn check(&self, name: &str, model: &Model) -> Result<(), ProbeError> {
-        self.about.model.check(name, model)
+        self.about.model.check(name, model)?;
+        let (config, place) = (model.config(), self.about.place.place()?);
+        if place.layer >= config.layers || place.site.is_global() {
+            let what = format!("layers for a probe of {place} in a model of {}", config.layers);
+            return Err(ProbeError::TooFew { what, found: config.layers, needed: place.layer + 1 });
+        }
+        let needed = place.width(config);
+        if needed != self.probe.weight.len() {
+            return Err(ProbeError::Width { found: needed, needed: self.probe.weight.len() });
+        }
+        Ok(())
     }
 }
 

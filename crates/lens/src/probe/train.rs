@@ -92,7 +92,7 @@ impl Method {
 ///
 /// Weights are on raw activations, with the standardisation of the training rows folded in; what it was stands beside
 /// them. All values are f32, as a file holds them, so that a probe that was saved and read gives the same bits.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Probe {
     pub(super) weight: Vec<f32>,
     pub(super) bias: f32,

@@ -9,13 +9,21 @@
 //! - [`behaviour`]: what it answers, and whether the premise holds
 //! - [`ask`]: demonstrations are read once, questions behind them
 
+pub mod activations;
 pub mod answer;
 pub mod ask;
 mod assign;
 pub mod behaviour;
 pub mod cells;
 pub mod companions;
+pub mod controls;
 pub mod data;
 pub mod design;
+pub mod heads;
 pub mod memory;
 pub mod prompt;
+pub mod signals;
+pub mod spread;
+pub mod steer;
+pub mod task;
+pub mod tug;
