@@ -2,6 +2,7 @@
 //!
 //! - [`place`]: sites, layers and positions, under the names of several tools
 //! - [`capture`]: activations in memory or streamed to a file
+//! - [`probe`]: linear probes on them: train, judge against controls, save, apply while text is written
 //! - [`logit_lens`], [`tuned`]: what the model would say if it stopped at some layer
 //! - [`attribute`], [`patterns`]: which part wrote a logit, which token a head reads
 //! - [`edit`], [`sweep`], [`generate`](mod@generate): runs with changed activations, and what they change
@@ -21,6 +22,7 @@ pub mod metric;
 pub mod patterns;
 pub mod place;
 pub mod probability;
+pub mod probe;
 pub mod shape;
 pub mod sweep;
 pub mod tuned;
