@@ -17,12 +17,14 @@ mod layout;
 mod model_files;
 pub mod names;
 pub mod npy;
+pub mod npz;
 pub mod quantize;
 pub mod safetensors_file;
 
 pub mod source;
 mod storage;
 mod tensor;
+mod zip;
 
 pub use atomic::AtomicFile;
 pub use error::FileError;
