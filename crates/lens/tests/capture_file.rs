@@ -10,9 +10,8 @@ use common::{same_bits, tiny};
 use meden_engine::text::SamplingConfig;
 use meden_engine::{Control, EngineError, LogitRows};
 use meden_lens::LensError;
-use meden_lens::capture::{
-    CaptureFile, Dtype, FileCapture, Generate, Selection, capture, capture_to_file, exact_session,
-};
+use meden_lens::capture::{CaptureFile, Dtype, FileCapture, Selection, capture, capture_to_file, exact_session};
+use meden_lens::generate::Generate;
 
 fn scratch(name: &str) -> PathBuf {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("capture-file");

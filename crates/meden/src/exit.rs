@@ -10,6 +10,10 @@ use meden_eval::EvalError;
 use meden_files::FileError;
 use meden_files::quantize::QuantizeError;
 use meden_files::source::SourceError;
+use meden_lens::LensError;
+use meden_lens::sae::SaeError;
+use meden_train::corpus::CorpusError;
+use meden_train::sae::TrainError;
 
 /// Why the program ends. The numbers are part of the interface and stand in the README.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +138,49 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(e) = cause.downcast_ref::<QuantizeError>() {
         return Some(of_quantize(e));
     }
+    if let Some(e) = cause.downcast_ref::<LensError>() {
+        return Some(of_lens(e));
+    }
+    if let Some(e) = cause.downcast_ref::<SaeError>() {
+        return Some(of_sae(e));
+    }
+    if let Some(e) = cause.downcast_ref::<TrainError>() {
+        return Some(match e {
+            TrainError::Lens(e) => of_lens(e),
+            TrainError::Sae(e) => of_sae(e),
+            TrainError::Engine(e) => of_engine(e),
+            TrainError::File(_) | TrainError::Unfit { .. } => Exit::BadFile,
+            TrainError::Setting { .. } => Exit::Usage,
+            TrainError::Stopped { .. } => Exit::Interrupted,
+            TrainError::Kernel(_) | TrainError::Diverged { .. } => Exit::Other,
+        });
+    }
+    if let Some(e) = cause.downcast_ref::<CorpusError>() {
+        return Some(match e {
+            CorpusError::Package { .. } => Exit::ModelUnavailable,
+            _ => Exit::BadFile,
+        });
+    }
     cause.downcast_ref::<FileError>().map(|_| Exit::BadFile)
+}
+
+fn of_lens(error: &LensError) -> Exit {
+    match error {
+        LensError::Engine(e) => of_engine(e),
+        LensError::File(_) | LensError::Unfit { .. } => Exit::BadFile,
+        LensError::Setting { .. } => Exit::Usage,
+        _ => Exit::Other,
+    }
+}
+
+fn of_sae(error: &SaeError) -> Exit {
+    match error {
+        SaeError::Lens(e) => of_lens(e),
+        SaeError::Engine(e) => of_engine(e),
+        SaeError::Rows { .. } => Exit::Usage,
+        SaeError::Kernel(_) => Exit::Other,
+        _ => Exit::BadFile,
+    }
 }
 
 fn of_engine(error: &EngineError) -> Exit {

@@ -1,13 +1,12 @@
 //! Capture while a model writes.
 
-use meden_engine::text::Sampler;
 use meden_engine::{Control, LogitRows, Session};
 
 use super::Selection;
 use super::copy::{CopyRows, Sink};
-use super::write::Generate;
 use crate::companions::reborrow;
 use crate::error::LensError;
+use crate::generate::{Generate, sampling};
 
 /// Rows that go behind others.
 struct From<'a> {
@@ -30,8 +29,7 @@ pub(super) fn generated(
     sink: &mut dyn Sink,
     control: &mut Control<'_>,
 ) -> Result<Vec<u32>, LensError> {
-    let setting = |error| LensError::setting("sampling", "settings", format!("{error}"));
-    let mut sampler = Sampler::new(generate.sampling.clone()).map_err(setting)?;
+    let mut sampler = generate.sampler()?;
     let wanted = selection.positions.resolve(ids.len())?;
     let first_written = wanted.len();
     let mut fork = session.fork()?;
@@ -40,7 +38,7 @@ pub(super) fn generated(
     writer.read(ids, wanted, sink, control)?;
     let mut written = Vec::new();
     while written.len() < generate.tokens && writer.session.next_position() < context {
-        let id = sampler.sample(&writer.logits, writer.session.history()).map_err(setting)?.id;
+        let id = sampler.sample(&writer.logits, writer.session.history()).map_err(sampling)?.id;
         if generate.stop.contains(&id) {
             break;
         }

@@ -44,6 +44,20 @@ impl Captured {
         self.values[i].get(row * self.widths[i]..(row + 1) * self.widths[i])
     }
 
+    /// Some of the rows.
+    ///
+    /// # Panics
+    /// If there are fewer rows, as slicing would.
+    pub fn slice(&self, rows: std::ops::Range<usize>) -> Captured {
+        let some = |(values, &width): (&Vec<f32>, &usize)| values[rows.start * width..rows.end * width].to_vec();
+        Captured {
+            places: self.places.clone(),
+            widths: self.widths.clone(),
+            values: self.values.iter().zip(&self.widths).map(some).collect(),
+            rows: self.rows[rows.clone()].to_vec(),
+        }
+    }
+
     fn number(&self, place: Place) -> Option<usize> {
         self.places.binary_search(&place).ok()
     }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 pub use file::CaptureFile;
 pub use memory::{Captured, capture};
-pub use write::{Dtype, FileCapture, Finished, Generate, capture_to_file};
+pub use write::{Dtype, FileCapture, Finished, capture_to_file};
 
 use crate::companions::reborrow;
 use crate::error::LensError;

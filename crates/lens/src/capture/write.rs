@@ -6,7 +6,6 @@
 
 use std::path::PathBuf;
 
-use meden_engine::text::SamplingConfig;
 use meden_engine::{Control, Session};
 use meden_files::hash::Hash;
 use serde::{Deserialize, Serialize};
@@ -17,6 +16,7 @@ use super::job::Job;
 use super::layout::{FORMAT, VERSION};
 use crate::companions::part;
 use crate::error::LensError;
+use crate::generate::Generate;
 
 /// Element type of stored activations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,17 +63,6 @@ impl std::str::FromStr for Dtype {
     }
 }
 
-/// Tokens to generate behind each prompt; rows of all of them are captured, whatever the positions say.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Generate {
-    /// Most tokens a prompt.
-    pub tokens: usize,
-    /// Ids that end the generation; they are not part of it.
-    pub stop: Vec<u32>,
-    /// How tokens are chosen.
-    pub sampling: SamplingConfig,
-}
-
 /// A capture to a file.
 #[derive(Clone, Debug)]
 pub struct FileCapture {
@@ -82,7 +71,7 @@ pub struct FileCapture {
     pub path: PathBuf,
     /// Element type.
     pub dtype: Dtype,
-    /// What is generated behind each prompt, if anything.
+    /// What is generated behind each prompt, if anything; rows of all its tokens are captured, whatever the positions say.
     pub generate: Option<Generate>,
 }
 

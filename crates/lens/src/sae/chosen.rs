@@ -13,18 +13,18 @@ use super::Sae;
 /// nobody can say which of them would have been kept.
 #[derive(Clone, Debug)]
 pub struct Chosen {
-    latents: Vec<u32>,
-    d: usize,
+    pub(crate) latents: Vec<u32>,
+    pub(crate) d: usize,
     /// (latents, d).
-    encoder: Vec<f32>,
+    pub(crate) encoder: Vec<f32>,
     /// (latents, d).
-    decoder: Vec<f32>,
-    b_enc: Vec<f32>,
+    pub(crate) decoder: Vec<f32>,
+    pub(crate) b_enc: Vec<f32>,
     /// Subtracted from the input; zeros where nothing is.
-    center: Vec<f32>,
-    activation: Activation,
-    normalize: Normalize,
-    isa: Isa,
+    pub(crate) center: Vec<f32>,
+    pub(crate) activation: Activation,
+    pub(crate) normalize: Normalize,
+    pub(crate) isa: Isa,
 }
 
 impl Sae {

@@ -11,4 +11,5 @@ pub mod man;
 pub mod pull;
 pub mod quantize;
 pub mod run;
+pub mod sae;
 pub mod tokenize;

@@ -57,29 +57,29 @@ impl Recipe {
     /// # Errors
     /// The first setting that makes no sense.
     pub fn check(&self, d: usize) -> Result<(), TrainError> {
-        let bad = TrainError::setting;
+        let bad = |field, value: String, why: &str| TrainError::setting(field, value, why);
         if self.width == 0 || self.width == d {
             let why = format!("at least 1, and not {d}, the values of a row, since files could not tell rows from columns");
-            return Err(bad("width", self.width, why));
+            return Err(bad("width", self.width.to_string(), &why));
         }
         if !(1..=self.width).contains(&self.k) {
-            return Err(bad("k", self.k, format!("1 to {}, the number of latents", self.width)));
+            return Err(bad("k", self.k.to_string(), &format!("1 to {}, the number of latents", self.width)));
         }
         if self.batch == 0 {
-            return Err(bad("batch", self.batch, "at least 1 row"));
+            return Err(bad("batch", self.batch.to_string(), "at least 1 row"));
         }
         if !(self.epochs > 0.0 && self.epochs <= 1000.0) {
-            return Err(bad("epochs", self.epochs, "more than 0"));
+            return Err(bad("epochs", self.epochs.to_string(), "more than 0"));
         }
         if self.rate.is_some_and(|r| !(r > 0.0 && r < 1.0)) {
-            return Err(bad("rate", self.rate.unwrap_or_default(), "between 0 and 1"));
+            return Err(bad("rate", self.rate.unwrap_or_default().to_string(), "between 0 and 1"));
         }
         let shares = self.warm_up >= 0.0 && self.decay >= 0.0 && self.warm_up + self.decay <= 1.0;
         if !shares {
-            return Err(bad("warm_up", self.warm_up, "with decay a share of the steps, 0 to 1 together"));
+            return Err(bad("warm_up", self.warm_up.to_string(), "with decay a share of the steps, 0 to 1 together"));
         }
         if !(self.clip > 0.0) || !(self.aux >= 0.0) || !(self.longest > 1.0) {
-            return Err(bad("clip", self.clip, "above 0; aux not below 0; longest above 1"));
+            return Err(bad("clip", self.clip.to_string(), "above 0; aux not below 0; longest above 1"));
         }
         Ok(())
     }

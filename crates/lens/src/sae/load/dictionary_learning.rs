@@ -8,7 +8,7 @@ use std::path::Path;
 use meden_files::safetensors_file::Safetensors;
 use serde_json::Value;
 
-use super::{by_latent, config, floats, number, text, vector};
+use super::{by_latent, config, floats, number, text};
 use crate::sae::activation::Activation;
 use crate::sae::error::SaeError;
 use crate::sae::normalize::Normalize;
