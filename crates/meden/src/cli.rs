@@ -3,7 +3,7 @@
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::exit::Exit;
-use crate::verbs::{bench, chat, completions, demo, eval, inspect, kv, man, pull, quantize, run, sae, tokenize};
+use crate::verbs::{bench, chat, completions, demo, eval, inspect, kv, man, pull, quantize, run, sae, steer, tokenize};
 
 const ABOUT: &str = "Language models in bounded memory, on the CPU.";
 
@@ -65,6 +65,9 @@ pub enum Verb {
     /// Train, check and read sparse autoencoders
     #[command(subcommand)]
     Sae(sae::Verb),
+    /// Make a model answer from the text it is given, or from what it has learnt
+    #[command(subcommand)]
+    Steer(steer::Verb),
     /// Measure prefill and decode speed and memory, and what the machine could do
     Bench(bench::Args),
     /// Print a completion script for a shell

@@ -12,4 +12,5 @@ pub mod pull;
 pub mod quantize;
 pub mod run;
 pub mod sae;
+pub mod steer;
 pub mod tokenize;

@@ -1,6 +1,7 @@
 //! Asking a model: demonstrations are read once and forked, a question behind them is read and answered greedily.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use meden_engine::{Control, KvTypes, Model, Session, SessionOptions};
 
@@ -71,15 +72,30 @@ impl Asker<'_> {
         Err(EvalError::Prompt { why })
     }
 
-    /// Reads a question and writes the answer, the likeliest token each time. Hooks of `control` see the question and
-    /// the written tokens.
+    /// Reads a question and writes the answer, the likeliest token each time.
     ///
     /// # Errors
     /// What the tokenizer or the engine refuses; cancellation.
-    pub fn ask(&self, prefix: &Prefix, question: &str, control: &mut Control<'_>) -> Result<Asked, EvalError> {
+    pub fn ask(&self, prefix: &Prefix, question: &str, cancel: &AtomicBool) -> Result<Asked, EvalError> {
+        let control = Control { cancel: Some(cancel), ..Control::default() };
+        self.ask_with(prefix, question, control, cancel)
+    }
+
+    /// The same with companions while the question is read, such as hooks; the answer is written without them.
+    ///
+    /// # Errors
+    /// As [`Asker::ask`].
+    pub fn ask_with(
+        &self,
+        prefix: &Prefix,
+        question: &str,
+        mut reading: Control<'_>,
+        cancel: &AtomicBool,
+    ) -> Result<Asked, EvalError> {
         let (ids, read) = self.tail(prefix, question)?;
         let mut session = prefix.session.fork()?;
-        let first = LogProbs::of(&session.prefill(&ids[read..], control)?);
+        let first = LogProbs::of(&session.prefill(&ids[read..], &mut reading)?);
+        drop(reading);
         let mut written = Vec::new();
         let mut next = first.first_choice();
         while written.len() < ANSWER_TOKENS && !self.codec.is_end(next) {
@@ -88,21 +104,12 @@ impl Asker<'_> {
             if self.codec.decode(&written).contains('\n') || written.len() == ANSWER_TOKENS {
                 break;
             }
-            next = LogProbs::of(session.decode(next, control)?).first_choice();
+            let mut control = Control { cancel: Some(cancel), ..Control::default() };
+            next = LogProbs::of(session.decode(next, &mut control)?).first_choice();
         }
         let text = self.codec.decode(&written);
         let line = text.split('\n').next().unwrap_or_default().trim().to_owned();
         Ok(Asked { written: line, first, tokens: ids.len() })
-    }
-
-    /// Log-probabilities of the first token alone.
-    ///
-    /// # Errors
-    /// As [`Asker::ask`].
-    pub fn first(&self, prefix: &Prefix, question: &str, control: &mut Control<'_>) -> Result<LogProbs, EvalError> {
-        let (ids, read) = self.tail(prefix, question)?;
-        let mut session = prefix.session.fork()?;
-        Ok(LogProbs::of(&session.prefill(&ids[read..], control)?))
     }
 
     /// Ids of an answer as it stands behind `answer:`.

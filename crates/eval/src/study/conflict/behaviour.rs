@@ -117,8 +117,7 @@ pub fn observe(
         let case = &design.cases[cell.case];
         let relation = &relations[case.relation];
         let prefix = prefixes.of(cell, companions)?;
-        let mut control = Control { cancel: Some(companions.cancel), ..Control::default() };
-        let asked = asker.ask(prefix, &cell.question(relations, design), &mut control)?;
+        let asked = asker.ask(prefix, &cell.question(relations, design), companions.cancel)?;
         let says = asker.answer_ids(cell.says_of(relation, case))?;
         let knows = asker.answer_ids(relation.facts[case.fact].answer())?;
         let logprob = |ids: &[u32]| ids.first().map_or(f64::NEG_INFINITY, |&id| -asked.first.nll(id));
@@ -205,9 +204,8 @@ impl Premise {
     pub fn of<'c>(observed: impl Iterator<Item = (&'c Cell, &'c Outcome)> + Clone) -> Premise {
         let of = observed.filter(|(c, _)| c.context == 0 && c.says == Says::Other(0));
         let shares: Vec<Shares> = Demos::ALL.into_iter().filter_map(|d| shares(of.clone(), d)).collect();
-        let fine = |context: f64, memory: f64, neither: f64| {
-            context >= LEAST && memory >= LEAST && neither <= MOST_NEITHER
-        };
+        let fine =
+            |context: f64, memory: f64, neither: f64| context >= LEAST && memory >= LEAST && neither <= MOST_NEITHER;
         let shown: Vec<&Shares> = shares.iter().filter(|s| s.demos != Demos::None).collect();
         let mean = |f: fn(&Shares) -> f64| shown.iter().map(|s| f(s)).sum::<f64>() / shown.len().max(1) as f64;
         let together = fine(mean(|s| s.context[0]), mean(|s| s.memory[0]), mean(|s| s.neither[0]));

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use meden_engine::Control;
 use serde::{Deserialize, Serialize};
 
 use super::answer::is_one_of;
@@ -88,9 +87,8 @@ fn one(
         if wording == 2 && right != 1 {
             break;
         }
-        let mut control = Control { cancel: Some(companions.cancel), ..Control::default() };
         let question = example(None, &relation.question(wording, fact), None);
-        let asked = asker.ask(prefix, &question, &mut control)?;
+        let asked = asker.ask(prefix, &question, companions.cancel)?;
         right += usize::from(is_one_of(&asked.written, &fact.answers, relation.exact));
         written.push(asked.written);
         first.get_or_insert(asked.first);

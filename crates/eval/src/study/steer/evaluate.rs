@@ -17,7 +17,7 @@ use crate::study::conflict::design::Design;
 use crate::study::conflict::prompt::{Demo, example};
 
 /// What is done to the model.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub enum Arm<'a> {
     /// Nothing.
     Plain,

@@ -7,6 +7,9 @@ mod place;
 mod top;
 mod train;
 
+pub use place::sequences;
+pub use train::write_json;
+
 use crate::cli::Global;
 use crate::exit::Exit;
 
