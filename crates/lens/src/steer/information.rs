@@ -79,8 +79,9 @@ pub fn neighbours(values: &[f32], labels: &[bool], k: usize) -> f64 {
         let k = k.clamp(1, group.len() - 1);
         for i in 0..group.len() {
             let radius = below(kth(group, i, k));
-            let from = kept.partition_point(|v| *v < group[i] - radius);
-            let to = kept.partition_point(|v| *v <= group[i] + radius);
+            // distances, not ends of an interval: an end would round
+            let from = kept.partition_point(|v| group[i] - v > radius);
+            let to = kept.partition_point(|v| v - group[i] <= radius);
             by_k += digamma(k as f64);
             by_label += digamma(group.len() as f64);
             by_radius += digamma((to - from).max(1) as f64);
@@ -117,8 +118,8 @@ fn exact(order: &[(f64, usize)], labels: &[bool], k: usize) -> f64 {
         let k = k.clamp(1, group.len() - 1);
         for i in 0..group.len() {
             let radius = below(kth(&group, i, k));
-            let from = all.partition_point(|v| *v < group[i] - radius);
-            let to = all.partition_point(|v| *v <= group[i] + radius);
+            let from = all.partition_point(|v| group[i] - v > radius);
+            let to = all.partition_point(|v| v - group[i] <= radius);
             sum += digamma(k as f64) - digamma(group.len() as f64) - digamma((to - from).max(1) as f64);
         }
     }
