@@ -17,6 +17,7 @@ mod layout;
 mod model_files;
 pub mod names;
 pub mod npy;
+pub mod npz;
 pub mod onnx;
 pub mod quantize;
 pub mod safetensors_file;
@@ -24,6 +25,7 @@ pub mod safetensors_file;
 pub mod source;
 mod storage;
 mod tensor;
+mod zip;
 
 pub use atomic::AtomicFile;
 pub use error::FileError;

