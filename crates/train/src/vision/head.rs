@@ -46,6 +46,42 @@ pub fn fresh_head(config: &VitConfig, params: &mut Params, seed: u64) {
     params.insert(Part::HeadBias, vec![0.0; config.classes.len()]);
 }
 
+/// The classifier that tuning goes on with: the model's own where it has the same classes and reads the class token alone
+/// (DINOv2's, whose half for the mean patch token is zero, among them), a fresh one where it has none.
+///
+/// # Errors
+/// A classifier of other classes, or one that reads patches, unless it is to be begun anew.
+pub(super) fn take_head(
+    from: &VitConfig,
+    to: &VitConfig,
+    params: &mut Params,
+    options: &super::run::RunOptions,
+) -> Result<(), TrainError> {
+    if from.head == Head::None || options.reset_head {
+        fresh_head(to, params, options.trainer.seed);
+        return Ok(());
+    }
+    if from.classes != to.classes {
+        let why = format!(
+            "the model tells {:?} apart, the images are of {:?}; begin the classifier anew with --reset-head",
+            from.classes, to.classes
+        );
+        return Err(TrainError::setting("classes", why));
+    }
+    if from.head == Head::ClassAndMean {
+        let (d, wide) = (to.width, params.remove(Part::HeadWeight));
+        if wide.chunks_exact(2 * d).any(|row| row[d..].iter().any(|v| *v != 0.0)) {
+            let why = "the model's classifier reads the mean patch token, tuning only the class token; use --reset-head";
+            return Err(TrainError::setting("model", why));
+        }
+        params.insert(Part::HeadWeight, wide.chunks_exact(2 * d).flat_map(|row| row[..d].to_vec()).collect());
+    } else if from.head != Head::Class {
+        let why = "the model's classifier does not read the class token; begin it anew with --reset-head";
+        return Err(TrainError::setting("model", why));
+    }
+    Ok(())
+}
+
 /// Shape, weights and config.json as transformers (or timm, where the names are timm's) reads a classifier. For DINOv2
 /// transformers' classifier reads class token and mean patch token: its second half is zero.
 pub fn export(config: &VitConfig, params: &Params, raw: &Value) -> (VitConfig, Params, Value) {

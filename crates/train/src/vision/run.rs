@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::data::{Augment, batch, order};
 use super::error::TrainError;
-use super::head::{export, fresh_head, tuned_config};
+use super::head::{export, take_head, tuned_config};
 use super::network::Network;
 use super::schedule::Schedule;
 use super::state::{load_state, save_state};
@@ -39,6 +39,8 @@ pub struct RunOptions {
     pub augment: Augment,
     /// Leave out images that cannot be decoded.
     pub skip_bad: bool,
+    /// Begin the classifier anew, whatever the model has.
+    pub reset_head: bool,
 }
 
 /// What is told while a run goes on.
@@ -131,11 +133,7 @@ impl Run {
         }
         let config = tuned_config(&files.config, &train.classes)?;
         let mut params = files.params()?;
-        // A classifier of the same classes goes on; any other is begun anew.
-        let same = files.config.classes == config.classes && files.config.head == config.head;
-        if !same {
-            fresh_head(&config, &mut params, options.trainer.seed);
-        }
+        take_head(&files.config, &config, &mut params, &options)?;
         let network = Network::new(config, params, Pool::new(threads), isa)?;
         let mut trainer = Trainer::new(network, options.trainer)?;
         let record = Record {

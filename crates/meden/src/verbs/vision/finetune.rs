@@ -41,6 +41,9 @@ pub struct Args {
     /// Go on with the run in the folder
     #[arg(long)]
     resume: bool,
+    /// Begin the classifier anew where the model has one of other classes
+    #[arg(long)]
+    reset_head: bool,
     /// Share of the images of each class that is held out, where the data has no validation folder
     #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
     val_split: f64,
@@ -259,6 +262,7 @@ impl Args {
                 AugmentName::Crop => Augment::Crop { scale: t.crop_scale },
             },
             skip_bad: self.images.skip_bad(),
+            reset_head: self.reset_head,
         }
     }
 }
