@@ -27,12 +27,12 @@ def step():
     loss = ((x - (z @ W_dec + b_dec)) ** 2).sum() / variance
     loss.backward()
     with torch.no_grad():
-        W_dec.grad -= (W_dec.grad * W_dec).sum(1, keepdim=True) * W_dec
+        W_dec.grad.sub_((W_dec.grad * W_dec).sum(1, keepdim=True) * W_dec)
     torch.nn.utils.clip_grad_norm_(params, 1.0)
     adam.step()
     adam.zero_grad()
     with torch.no_grad():
-        W_dec /= W_dec.norm(dim=1, keepdim=True)
+        W_dec.div_(W_dec.norm(dim=1, keepdim=True))
     return loss.item()
 
 

@@ -90,10 +90,11 @@ pub fn layer_norm_backward(
     let (out, sums) = (SendPtr(dx.as_mut_ptr()), SendPtr(parts.as_mut_ptr()));
     pool.run(rows.div_ceil(PART), &|part| {
         let (mut none, mut room) = ([], Vec::new());
-        // SAFETY: each part has its own 2 x cols sums.
-        let part_sums: &mut [f32] = match wanted {
-            true => unsafe { std::slice::from_raw_parts_mut(sums.get().add(part * 2 * cols), 2 * cols) },
-            false => &mut none,
+        let part_sums: &mut [f32] = if wanted {
+            // SAFETY: each part has its own 2 x cols sums.
+            unsafe { std::slice::from_raw_parts_mut(sums.get().add(part * 2 * cols), 2 * cols) }
+        } else {
+            &mut none
         };
         room.resize(2 * cols, 0.0);
         for row in part * PART..rows.min((part + 1) * PART) {

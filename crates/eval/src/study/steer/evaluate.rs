@@ -1,5 +1,7 @@
 //! The same questions again, steered.
 
+use std::collections::BTreeMap;
+
 use meden_engine::{Control, Session};
 use meden_lens::steer::{SteerHook, Steering, Toward};
 use serde::{Deserialize, Serialize};
@@ -102,7 +104,8 @@ pub fn ask(
     Ok(())
 }
 
-/// Asks facts closed book under an arm: the damage to what the model knows.
+/// Asks facts closed book under an arm: the damage to what the model knows. `plain` keeps what the first token is without
+/// an edit, by case.
 ///
 /// # Errors
 /// As [`ask`].
@@ -110,7 +113,7 @@ pub fn ask_closed(
     asker: &Asker<'_>,
     (questions, prefix): (Questions<'_>, &Prefix),
     (name, arm, cases): (&str, Arm<'_>, &[usize]),
-    journal: &mut Journal<Answered>,
+    (journal, plain): (&mut Journal<Answered>, &mut BTreeMap<usize, LogProbs>),
     companions: &mut Companions<'_>,
 ) -> Result<(), EvalError> {
     for (done, &number) in cases.iter().enumerate() {
@@ -123,14 +126,16 @@ pub fn ask_closed(
             continue;
         }
         let question = example(None, &relation.question(0, fact), None);
-        let plain = run(asker, prefix, (&question, &question), Arm::Plain, companions)?;
-        let (written, first, relative) = match arm {
-            Arm::Plain => plain.clone(),
-            _ => run(asker, prefix, (&question, &question), arm, companions)?,
-        };
+        let (written, first, relative) = run(asker, prefix, (&question, &question), arm, companions)?;
+        if let Arm::Plain = arm {
+            plain.insert(number, first.clone());
+        } else if !plain.contains_key(&number) {
+            let of = run(asker, prefix, (&question, &question), Arm::Plain, companions)?;
+            plain.insert(number, of.1);
+        }
         let right = is_one_of(&written, &fact.answers, relation.exact);
         let source = if right { Source::Agreed } else { Source::Neither };
-        let kl = Some(plain.1.kl(&first));
+        let kl = plain.get(&number).map(|plain| plain.kl(&first));
         journal.put(key, Answered { written, source, leaning: 0.0, relative, kl })?;
     }
     Ok(())

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use meden_engine::{Control, SessionOptions};
 use meden_eval::study::conflict::ask::Asker;
-use meden_eval::study::conflict::behaviour::{Outcome, observe};
-use meden_eval::study::conflict::cells::{Cell, cells};
+use meden_eval::study::conflict::behaviour::{Outcome, Source, observe};
+use meden_eval::study::conflict::cells::{Cell, Says, cells};
 use meden_eval::study::conflict::companions::Companions;
 use meden_eval::study::conflict::memory::{Recall, recall};
 use meden_eval::study::conflict::prompt::{Demos, closed_book_demonstrations};
@@ -13,8 +13,9 @@ use meden_eval::study::steer::collect::collect;
 use meden_eval::task::Codec;
 use meden_lens::place::Layers;
 use meden_report::{Table, human};
+use meden_stats::Rng;
 
-use super::study::{SETS, Setup, Work, design, facts, fingerprint, sets};
+use super::study::{SEED, SETS, Setup, Work, design, facts, fingerprint, sets};
 use crate::args::ModelArgs;
 use crate::cli::Global;
 use crate::exit::Exit;
@@ -43,6 +44,12 @@ pub struct Args {
     /// Contexts of each fact
     #[arg(long, default_value_t = 2, value_name = "N")]
     contexts: usize,
+    /// False answers of each fact, 1 or 2
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    others: usize,
+    /// Most rows kept of each source, drawn at random; the rarer source has fewer than this anyway
+    #[arg(long, default_value_t = 2000, value_name = "N")]
+    most: usize,
     #[command(flatten)]
     model: ModelArgs,
 }
@@ -54,8 +61,13 @@ pub fn run(args: &Args, global: Global) -> anyhow::Result<Exit> {
     let opened = load::open(&args.model, global.quiet)?;
     let layers = args.layers.parse::<Layers>()?.resolve(opened.config.layers)?;
     let loaded = opened.load(&SessionOptions::default(), 1024)?;
-    let setup =
-        Setup { model: fingerprint(&loaded.model), facts: hash, per_answer: args.per_answer, contexts: args.contexts };
+    let setup = Setup {
+        model: fingerprint(&loaded.model),
+        facts: hash,
+        per_answer: args.per_answer,
+        contexts: args.contexts,
+        others: args.others,
+    };
     work.bind(&setup)?;
     let codec = Codec::new(Some(opened.tokenizer()?), None, opened.config.vocab)?;
     let asker = Asker { model: &loaded.model, codec: &codec };
@@ -69,11 +81,12 @@ pub fn run(args: &Args, global: Global) -> anyhow::Result<Exit> {
     let mut memory = work.journal::<Recall>("memory.jsonl")?;
     recall(&asker, (&relations, &prefix), &mut memory, &mut companions)?;
     let design = design(&asker, &relations, &memory, args.per_answer)?;
-    let wanted = asked(cells(&relations, &design, SETS.0), args.contexts);
+    let wanted = asked(cells(&relations, &design, SETS.0), args.contexts, args.others);
     let demos = sets(&relations, SETS);
     let mut behaviour = work.journal::<Outcome>("behaviour.jsonl")?;
     observe(&asker, (&relations, &design), (&wanted, &demos), &mut behaviour, &mut companions)?;
-    let rows = collect(&asker, (&relations, &design), (&wanted, &demos), (&behaviour, &layers), &mut companions)?;
+    let decided = draw(&wanted, args.most, |c| behaviour.get(&c.key(&relations, &design)).map(|o| o.source));
+    let rows = collect(&asker, (&relations, &design), (&decided, &demos), (&behaviour, &layers), &mut companions)?;
     bar.clear();
     rows.save(&work.file("rows.safetensors"), &setup.model)?;
 
@@ -104,7 +117,20 @@ pub fn run(args: &Args, global: Global) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// Conflicting prompts with demonstrations, of the first contexts.
-pub fn asked(cells: Vec<Cell>, contexts: usize) -> Vec<Cell> {
-    cells.into_iter().filter(|c| c.is_conflict() && c.demos != Demos::None && c.context < contexts).collect()
+/// Conflicting prompts with demonstrations, of the first contexts and false answers.
+fn asked(cells: Vec<Cell>, contexts: usize, others: usize) -> Vec<Cell> {
+    let says = |c: &Cell| matches!(c.says, Says::Other(n) if n < others);
+    cells.into_iter().filter(|c| says(c) && c.demos != Demos::None && c.context < contexts).collect()
+}
+
+/// At most so many prompts of each source, in their order.
+fn draw(cells: &[Cell], most: usize, source: impl Fn(&Cell) -> Option<Source>) -> Vec<Cell> {
+    let mut chosen = Vec::new();
+    for (stream, wanted) in [Source::Context, Source::Memory].into_iter().enumerate() {
+        let mut of: Vec<Cell> = cells.iter().filter(|c| source(c) == Some(wanted)).copied().collect();
+        Rng::new(SEED, stream as u64).shuffle(&mut of);
+        chosen.extend(of.into_iter().take(most));
+    }
+    chosen.sort_unstable();
+    chosen
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use meden_engine::{Control, SessionOptions};
+use meden_eval::kv_lab::distance::LogProbs;
 use meden_eval::study::Journal;
 use meden_eval::study::conflict::ask::{Asker, Prefix};
 use meden_eval::study::conflict::behaviour::Source;
@@ -174,6 +175,7 @@ pub fn run(args: &Args, global: Global) -> anyhow::Result<Exit> {
     let mut bar = Bar::new(global.quiet);
     let mut show = |what: &str, done: usize, total: usize| bar.steps(what, done, total);
     let mut companions = Companions { progress: &mut show, cancel: signals::flag() };
+    let mut plain = BTreeMap::new();
     let mut names: Vec<String> = Vec::new();
     let mut remember = |name: &str| {
         if !names.iter().any(|n| n == name) {
@@ -185,7 +187,7 @@ pub fn run(args: &Args, global: Global) -> anyhow::Result<Exit> {
         let fitted = fits(args, &loaded.model, (&collected, fold), (&dictionaries, &layers), &options)?;
         for doing in arms(args, &fitted, (&closed, &tag)) {
             remember(&doing.name);
-            measure(&bench, fold, &doing, &mut journal, &mut companions)?;
+            measure(&bench, fold, &doing, (&mut journal, &mut plain), &mut companions)?;
             if let (Arm::Steer { steering, toward, strength }, false) = (doing.arm, prose.is_empty()) {
                 let key = format!("{}|{fold}", doing.name);
                 if prose_done.get(&key).is_none() {
@@ -321,7 +323,7 @@ fn measure(
     bench: &Bench<'_>,
     fold: u32,
     doing: &Doing<'_>,
-    journal: &mut Journal<Answered>,
+    (journal, plain): (&mut Journal<Answered>, &mut BTreeMap<usize, LogProbs>),
     companions: &mut Companions<'_>,
 ) -> anyhow::Result<()> {
     let design = bench.questions.design;
@@ -333,7 +335,13 @@ fn measure(
     // a closed book has no second session to contrast with
     if !matches!(doing.arm, Arm::Cad { .. }) {
         let cases: Vec<usize> = bench.cases.iter().copied().filter(|&c| design.cases[c].fold == fold).collect();
-        ask_closed(&bench.asker, (bench.questions, bench.closed), (arm.0, arm.1, &cases), journal, companions)?;
+        ask_closed(
+            &bench.asker,
+            (bench.questions, bench.closed),
+            (arm.0, arm.1, &cases),
+            (journal, plain),
+            companions,
+        )?;
     }
     Ok(())
 }

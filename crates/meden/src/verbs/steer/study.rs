@@ -36,6 +36,8 @@ pub struct Setup {
     pub per_answer: usize,
     /// Contexts of each fact that are asked.
     pub contexts: usize,
+    /// False answers of each fact that are asked.
+    pub others: usize,
 }
 
 /// The folder of a study.
