@@ -44,7 +44,7 @@ fn planted(n: usize, seed: u64) -> Collected {
     let (mut rows, mut values) = (Vec::new(), Vec::new());
     for number in 0..n {
         let context = rng.uniform() < 0.6;
-        let mut z = vec![0f32; D];
+        let mut z = [0f32; D];
         for (latent, z) in z.iter_mut().enumerate() {
             if latent != COPY && latent != LOOK && rng.uniform() < 0.5 {
                 *z = rng.uniform() as f32;

@@ -224,10 +224,9 @@ fn tensor(bytes: &[u8], range: Range<usize>) -> Parsed<Option<Initializer>> {
             }
             (2, Field::Number(value)) => kind = value,
             // Packed floats and raw bytes are both little-endian f32.
+            (4 | 9, Field::Bytes(range)) if !range.is_empty() && data.is_none() => data = Some(range),
             (4 | 9, Field::Bytes(range)) if !range.is_empty() => {
-                if data.replace(range).is_some() {
-                    return Err(format!("tensor {name} holds its values twice"));
-                }
+                return Err(format!("tensor {name} holds its values twice"));
             }
             (8, Field::Bytes(range)) => name = text(bytes, range)?,
             (14, Field::Number(1)) => external = true,

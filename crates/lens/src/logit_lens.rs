@@ -129,7 +129,7 @@ impl<'a> LogitLens<'a> {
         for &place in &selection.places {
             let streams = matches!(place.site, Site::ResidPre | Site::ResidPost | Site::FinalNorm);
             let others = matches!(place.site, Site::ResidMid | Site::AttnOut | Site::MlpOut);
-            if !streams && !(others && self.tuned.is_none()) {
+            if !(streams || others && self.tuned.is_none()) {
                 return Err(LensError::setting("site", place, self.allowed()));
             }
         }

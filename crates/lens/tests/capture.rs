@@ -131,11 +131,12 @@ fn rows_are_the_same_however_the_text_is_read() {
     for (name, model) in tiny_models() {
         let ids = common::ids(33);
         let selection = everything(&model);
-        let whole = capture(&exact_session(&model).unwrap(), &[ids.clone()], &selection, &mut Control::default());
+        let whole =
+            capture(&exact_session(&model).unwrap(), std::slice::from_ref(&ids), &selection, &mut Control::default());
         let whole = whole.unwrap();
         for chunk in [7, 1] {
             let session = chunked(&model, chunk);
-            let pieces = capture(&session, &[ids.clone()], &selection, &mut Control::default()).unwrap();
+            let pieces = capture(&session, std::slice::from_ref(&ids), &selection, &mut Control::default()).unwrap();
             for &place in whole.places() {
                 let at = format!("{name}, pieces of {chunk}: {place}");
                 assert_near(pieces.matrix(place).unwrap(), whole.matrix(place).unwrap(), &at);
@@ -163,10 +164,11 @@ fn stopping_at_the_last_wanted_layer_gives_the_rows_of_a_full_run() {
     let Some(model) = tiny("gemma3") else { return };
     let ids = common::ids(40);
     let selection = Selection::parse(model.config(), "resid_post,logits", "all", "all").unwrap();
-    let all = capture(&chunked(&model, 16), &[ids.clone()], &selection, &mut Control::default()).unwrap();
+    let all = capture(&chunked(&model, 16), std::slice::from_ref(&ids), &selection, &mut Control::default()).unwrap();
     for layer in 0..model.config().layers {
         let selection = Selection::parse(model.config(), "resid_post", &layer.to_string(), "all").unwrap();
-        let got = capture(&chunked(&model, 16), &[ids.clone()], &selection, &mut Control::default()).unwrap();
+        let got =
+            capture(&chunked(&model, 16), std::slice::from_ref(&ids), &selection, &mut Control::default()).unwrap();
         let place = place(Site::ResidPost, layer);
         assert!(same_bits(got.matrix(place).unwrap(), all.matrix(place).unwrap()), "layer {layer}");
     }
@@ -190,7 +192,7 @@ fn positions_choose_rows_and_wrong_ones_are_told() {
     let session = exact_session(&model).unwrap();
     for (positions, says) in [("20", "20 tokens"), ("-21", "20 tokens"), ("3-30", "20 tokens")] {
         let selection = Selection::parse(model.config(), "z", "all", positions).unwrap();
-        let error = capture(&session, &[ids.clone()], &selection, &mut Control::default()).unwrap_err();
+        let error = capture(&session, std::slice::from_ref(&ids), &selection, &mut Control::default()).unwrap_err();
         assert!(error.to_string().contains(says), "{error}");
     }
     assert!(capture(&session, &[vec![]], &everything(&model), &mut Control::default()).is_err());

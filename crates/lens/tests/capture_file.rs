@@ -71,7 +71,8 @@ fn half_widths_round_to_the_nearest_and_refuse_what_they_cannot_hold() {
     let session = exact_session(&model).unwrap();
     let selection = Selection::parse(model.config(), "resid_post", "all", "all").unwrap();
     let memory = capture(&session, &prompts(), &selection, &mut Control::default()).unwrap();
-    let round: [(Dtype, fn(f32) -> f32); 2] =
+    type Round = fn(f32) -> f32;
+    let round: [(Dtype, Round); 2] =
         [(Dtype::F16, |v| half::f16::from_f32(v).to_f32()), (Dtype::Bf16, |v| half::bf16::from_f32(v).to_f32())];
     for (dtype, round) in round {
         let path = scratch(dtype.name());
@@ -218,9 +219,9 @@ fn written_tokens_are_captured_as_if_they_had_been_read() {
             let first = if positions == "last" { ids.len() - 1 } else { ids.len() };
             let all: Vec<u32> = ids.iter().chain(&written).copied().collect();
             let want = common::grab(&model, &all, "resid_post,logits", "all");
-            for position in first..all.len() {
+            for (position, &id) in all.iter().enumerate().skip(first) {
                 let of = file.rows()[row];
-                assert_eq!((of.prompt, of.position, of.id), (number, position, all[position]));
+                assert_eq!((of.prompt, of.position, of.id), (number, position, id));
                 for &place in want.places() {
                     let got = file.read(place, row..row + 1).unwrap();
                     let want = want.row(place, position).unwrap();

@@ -35,8 +35,12 @@ fn edits_that_change_nothing_leave_every_bit() {
         let c = model.config();
         let ids = common::ids(18);
         let plain = all_logits(&model, &ids);
-        let own =
-            capture(&exact_session(&model).unwrap(), &[ids.clone()], &everything(&model), &mut Control::default());
+        let own = capture(
+            &exact_session(&model).unwrap(),
+            std::slice::from_ref(&ids),
+            &everything(&model),
+            &mut Control::default(),
+        );
         let own = own.unwrap();
         for place in Place::all(c) {
             let width = place.width(c);
@@ -62,7 +66,7 @@ fn ablation_by_the_mean_of_the_same_prompt_is_no_edit() {
     let ids = common::ids(15);
     let plain = all_logits(&model, &ids);
     let places = vec![place(Site::AttnOut, 1), place(Site::MlpOut, 2), place(Site::Z, 0)];
-    let over = |over| means(&model, &[ids.clone()], &places, over, &mut Control::default()).unwrap();
+    let over = |over| means(&model, std::slice::from_ref(&ids), &places, over, &mut Control::default()).unwrap();
     let per_position = Ablation::Mean(over(MeanOver::Prompts));
     let edits = places.iter().map(|&p| Edit::new(p, per_position.change(p))).collect();
     assert!(same_bits(&plain, &edited(&model, &ids, edits)));
@@ -173,7 +177,8 @@ fn the_lens_of_the_last_layer_is_the_model() {
         let plain = all_logits(&model, &ids);
         let selection = Selection::parse(c, "resid_pre,resid_mid,resid_post,attn_out,mlp_out,final_norm", "all", "all");
         let selection = selection.unwrap();
-        let rows = capture(&exact_session(&model).unwrap(), &[ids.clone()], &selection, &mut Control::default());
+        let rows =
+            capture(&exact_session(&model).unwrap(), std::slice::from_ref(&ids), &selection, &mut Control::default());
         let rows = rows.unwrap();
         let lens = LogitLens::new(&model);
         let end = place(Site::ResidPost, c.layers - 1);

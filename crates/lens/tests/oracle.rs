@@ -121,7 +121,7 @@ fn zero_ablation_and_patching_of_every_layer() {
         let session = exact_session(model).unwrap();
         let taken = {
             let selection = Selection::parse(c, "resid_post", "all", "last").unwrap();
-            capture(&session, &[other.clone()], &selection, &mut Control::default()).unwrap()
+            capture(&session, std::slice::from_ref(&other), &selection, &mut Control::default()).unwrap()
         };
         let run = |edit: Edit| {
             let mut edits = Edits::new(vec![edit], c).unwrap();

@@ -10,7 +10,10 @@ use meden_stats::Rng;
 use meden_train::sae::{Aux, Gradients, Weights, gradients};
 
 /// Tensors of f64 (and bytes, as numbers).
-fn oracle() -> Option<BTreeMap<String, (Vec<usize>, Vec<f64>)>> {
+/// Shape and values.
+type Array = (Vec<usize>, Vec<f64>);
+
+fn oracle() -> Option<BTreeMap<String, Array>> {
     let path: PathBuf =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/oracle/training/sae_step.safetensors");
     if !path.exists() {

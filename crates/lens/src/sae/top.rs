@@ -87,12 +87,12 @@ impl Top {
 /// Tokens that a direction makes likelier and unlikelier where it is written to the stream: the `count` largest and
 /// smallest values of `unembedding · direction`, with the mean over the vocabulary taken off (it changes nothing).
 /// `unembed` gives logits of a row, `(vocab)`.
-pub fn promoted(logits: &[f32], count: usize) -> (Vec<(u32, f32)>, Vec<(u32, f32)>) {
+pub fn promoted(logits: &[f32], count: usize) -> [Vec<(u32, f32)>; 2] {
     let mean = logits.iter().map(|&x| f64::from(x)).sum::<f64>() / logits.len().max(1) as f64;
     let mut order: Vec<u32> = (0..logits.len() as u32).collect();
     order.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)));
     let of = |&id: &u32| (id, (f64::from(logits[id as usize]) - mean) as f32);
     let up = order.iter().take(count).map(of).collect();
     let down = order.iter().rev().take(count).map(of).collect();
-    (up, down)
+    [up, down]
 }

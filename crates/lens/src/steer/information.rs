@@ -280,11 +280,11 @@ mod tests {
         let all = bins(&values, BINS);
         let sparse: Vec<(u32, u8)> = (0..300u32).map(|r| (r, all[r as usize])).filter(|(_, b)| *b > 0).collect();
         assert_eq!(of_sparse(&sparse, &labels), of_bins(&all, &labels));
-        let null = permuted_largest(&[sparse.clone()], (&labels, &vec![0; 300]), 50, 1);
+        let null = permuted_largest(std::slice::from_ref(&sparse), (&labels, &vec![0; 300]), 50, 1);
         assert!(null.iter().all(|n| *n < of_sparse(&sparse, &labels)));
         // strata that fix the label leave nothing to shuffle
         let strata: Vec<u32> = labels.iter().map(|y| u32::from(*y)).collect();
-        let fixed = permuted_largest(&[sparse.clone()], (&labels, &strata), 3, 1);
+        let fixed = permuted_largest(std::slice::from_ref(&sparse), (&labels, &strata), 3, 1);
         assert!(fixed.iter().all(|n| *n == of_sparse(&sparse, &labels)));
     }
 

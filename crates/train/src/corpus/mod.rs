@@ -145,7 +145,8 @@ impl Corpus {
                     continue;
                 }
                 hash.update(piece.as_bytes());
-                let held_out = u32::from_le_bytes([digest[0], digest[1], digest[2], digest[3]]) % HELD_OUT == 0;
+                let held_out =
+                    u32::from_le_bytes([digest[0], digest[1], digest[2], digest[3]]).is_multiple_of(HELD_OUT);
                 documents += 1;
                 bytes += piece.len();
                 let name = format!("{}#{part}", short.display());

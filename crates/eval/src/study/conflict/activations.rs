@@ -94,9 +94,9 @@ impl Activations {
         let mut width = 0;
         for &cell in cells {
             let (file, row) = self.at[cell];
-            if !read.contains_key(&file) {
+            if let std::collections::btree_map::Entry::Vacant(e) = read.entry(file) {
                 let capture = &self.files[file];
-                read.insert(file, capture.read(place, 0..capture.len())?);
+                e.insert(capture.read(place, 0..capture.len())?);
             }
             width = self.files[file].width(place).unwrap_or(0);
             values.extend_from_slice(&read[&file][row * width..(row + 1) * width]);

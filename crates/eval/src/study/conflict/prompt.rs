@@ -104,18 +104,19 @@ mod tests {
         let relations = parse(FACTS).unwrap();
         let relation = relations.iter().find(|r| r.name == "next_in_order").unwrap();
         let demo = Demo { relation, fact: &relation.facts[0], other: "Friday", context: 1 };
-        let text = prompt(&demonstrations(&[demo.clone()], Demos::Ignore), &example(Some("C."), "Q?", None));
+        let text =
+            prompt(&demonstrations(std::slice::from_ref(&demo), Demos::Ignore), &example(Some("C."), "Q?", None));
         assert_eq!(
             text,
             "context: After Monday comes Friday.\nquestion: What comes right after Monday?\nanswer: Tuesday\n\n\
              context: C.\nquestion: Q?\nanswer:"
         );
         assert!(
-            demonstrations(&[demo.clone()], Demos::Follow)
+            demonstrations(std::slice::from_ref(&demo), Demos::Follow)
                 .ends_with("Friday.\nquestion: What comes right after Monday?\nanswer: Friday")
         );
-        assert!(!demonstrations(&[demo.clone()], Demos::Agree).contains("Friday"));
-        assert_eq!(prompt(&demonstrations(&[demo.clone()], Demos::None), "x"), "x");
+        assert!(!demonstrations(std::slice::from_ref(&demo), Demos::Agree).contains("Friday"));
+        assert_eq!(prompt(&demonstrations(std::slice::from_ref(&demo), Demos::None), "x"), "x");
         assert!(!closed_book_demonstrations(&[demo]).contains("context"));
     }
 }

@@ -118,9 +118,12 @@ fn choose(known: &Known<'_>, most: usize) -> Vec<usize> {
     (0..count).map(|i| all[i * all.len() / count]).collect()
 }
 
+/// Where a direction is added, which, and how strongly.
+type Added<'a> = (Place, &'a [f32], f64);
+
 fn one(
     asker: &Asker<'_>,
-    (cell, edit): (&Cell, Option<(Place, &[f32], f64)>),
+    (cell, edit): (&Cell, Option<Added<'_>>),
     (known, prefixes): (&Known<'_>, &mut Prefixes<'_>),
     signals: &Signals,
     companions: &mut Companions<'_>,

@@ -129,9 +129,9 @@ pub fn ask_closed(
         let (written, first, relative) = run(asker, prefix, (&question, &question), arm, companions)?;
         if let Arm::Plain = arm {
             plain.insert(number, first.clone());
-        } else if !plain.contains_key(&number) {
+        } else if let std::collections::btree_map::Entry::Vacant(e) = plain.entry(number) {
             let of = run(asker, prefix, (&question, &question), Arm::Plain, companions)?;
-            plain.insert(number, of.1);
+            e.insert(of.1);
         }
         let right = is_one_of(&written, &fact.answers, relation.exact);
         let source = if right { Source::Agreed } else { Source::Neither };

@@ -56,7 +56,7 @@ pub fn run(args: &Args, global: Global) -> anyhow::Result<Exit> {
     let place = place::of(&sae, args.sae.site.as_deref(), &opened.config)?;
     let selection = Selection::new(vec![place], meden_lens::place::Positions::All);
     let mut control = Control { cancel: Some(signals::flag()), ..Control::default() };
-    let captured = capture(&exact_session(&loaded.model)?, &[ids.clone()], &selection, &mut control)?;
+    let captured = capture(&exact_session(&loaded.model)?, std::slice::from_ref(&ids), &selection, &mut control)?;
     let codes = sae.encode(captured.matrix(place).unwrap_or_default())?;
     let token = |(row, &id): (usize, &u32)| {
         let (latents, values) = codes.row(row);
