@@ -83,9 +83,10 @@ fn path(p: &Path) -> &str {
 fn a_model_is_tuned_then_tells_classes_apart() {
     let root = setting("vision-tune");
     let (data, out, model) = (root.join("data"), root.join("run"), root.join("model"));
-    let said = run(["vision", "finetune", "--data", path(&data), "--out", path(&out), "-m", path(&model), "--method", "full"]
-        .into_iter()
-        .chain(["--epochs", "15", "--lr", "5e-3", "--batch", "4", "--json", "--threads", "1"]));
+    let said =
+        run(["vision", "finetune", "--data", path(&data), "--out", path(&out), "-m", path(&model), "--method", "full"]
+            .into_iter()
+            .chain(["--epochs", "15", "--lr", "5e-3", "--batch", "4", "--json", "--threads", "1"]));
     assert_eq!(said.code, 0, "{}", said.err);
     let report = said.json();
     assert_eq!(report["outcome"]["best"][0], 1.0, "{report}");
@@ -95,7 +96,8 @@ fn a_model_is_tuned_then_tells_classes_apart() {
     let said = run(["vision", "predict", "-m", path(&tuned), path(&data.join("validation")), "--top-k", "1", "--json"]);
     assert_eq!(said.code, 0, "{}", said.err);
     for image in said.json()["images"].as_array().unwrap() {
-        let (file, class) = (image["path"].as_str().unwrap().to_owned(), image["top"][0]["class"].as_str().unwrap().to_owned());
+        let (file, class) =
+            (image["path"].as_str().unwrap().to_owned(), image["top"][0]["class"].as_str().unwrap().to_owned());
         assert!(file.contains(&class), "{file}: {class}");
         assert_eq!(image["top"].as_array().unwrap().len(), 1);
     }
@@ -110,7 +112,8 @@ fn embeddings_are_written_and_judged() {
     let root = setting("vision-embed");
     let (data, model, out) = (root.join("data"), root.join("model"), root.join("e.safetensors"));
     let train = data.join("train");
-    let said = run(["vision", "embed", path(&train), "-m", path(&model), "--out", path(&out), "--pool", "cls+mean", "--json"]);
+    let said =
+        run(["vision", "embed", path(&train), "-m", path(&model), "--out", path(&out), "--pool", "cls+mean", "--json"]);
     assert_eq!(said.code, 0, "{}", said.err);
     assert_eq!(said.json()["width"], 32);
     let bytes = std::fs::read(&out).unwrap();
@@ -120,14 +123,27 @@ fn embeddings_are_written_and_judged() {
     let paths: Vec<String> = serde_json::from_str(&head.metadata().as_ref().unwrap()["paths"]).unwrap();
     assert_eq!(paths.len(), 12);
     // In batches of one the same numbers.
-    let one = run(["vision", "embed", &paths[3], "-m", path(&model), "--pool", "cls+mean", "--batch", "1", "--json"]).json();
+    let one =
+        run(["vision", "embed", &paths[3], "-m", path(&model), "--pool", "cls+mean", "--batch", "1", "--json"]).json();
     let row: Vec<f32> = serde_json::from_value(one["images"][0]["embedding"].clone()).unwrap();
     let all = file.tensor("embeddings").unwrap().data().to_vec();
     let same: Vec<f32> = all.as_chunks::<4>().0[3 * 32..4 * 32].iter().map(|b| f32::from_le_bytes(*b)).collect();
     assert_eq!(row, same);
 
     let test = data.join("validation");
-    let said = run(["vision", "evaluate", "--train", path(&train), "--test", path(&test), "-m", path(&model), "--neighbours", "3", "--json"]);
+    let said = run([
+        "vision",
+        "evaluate",
+        "--train",
+        path(&train),
+        "--test",
+        path(&test),
+        "-m",
+        path(&model),
+        "--neighbours",
+        "3",
+        "--json",
+    ]);
     assert_eq!(said.code, 0, "{}", said.err);
     let report = said.json();
     assert_eq!((&report["knn"]["accuracy"], &report["linear"]["accuracy"]), (&1.0.into(), &1.0.into()), "{report}");
@@ -150,7 +166,11 @@ fn what_cannot_be_done_is_said() {
         (vec!["vision", "embed", "-m", path(&data), path(&photo)], 3, "model.safetensors"),
         (vec!["vision", "finetune", "--data", path(&data), "--out", "x", "-m", path(&model), "--b0", "1.5"], 2, "b0"),
         (vec!["vision", "finetune", "--data", path(&data), "--out", "x", "-m", path(&model), "--k", "3"], 2, "2"),
-        (vec!["vision", "finetune", "--data", path(&data), "--out", "x", "-m", path(&model), "--layers", "best"], 2, "uniform"),
+        (
+            vec!["vision", "finetune", "--data", path(&data), "--out", "x", "-m", path(&model), "--layers", "best"],
+            2,
+            "uniform",
+        ),
     ] {
         let said = run(&args);
         assert_eq!(said.code, code, "{args:?}: {}", said.err);

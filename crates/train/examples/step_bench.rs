@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use meden_kernels::{Isa, Pool};
-use meden_train::vision::alast::{Alpha, AlastOptions, Layers};
+use meden_train::vision::alast::{AlastOptions, Alpha, Layers};
 use meden_train::vision::{Method, Network, OptimizerOptions, Trainer, TrainerOptions, fresh_head, tuned_config};
 use meden_vision::vit::VitFiles;
 

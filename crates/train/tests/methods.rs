@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use meden_kernels::{Isa, Pool};
 use meden_stats::Rng;
-use meden_train::vision::alast::{Alpha, AlastOptions, Layers};
+use meden_train::vision::alast::{AlastOptions, Alpha, Layers};
 use meden_train::vision::{
     Augment, Event, Method, Network, OptimizerOptions, Run, RunOptions, Schedule, StepReport, Trainer, TrainerOptions,
     tuned_config,
@@ -122,7 +122,9 @@ fn budgets_that_do_not_move_give_the_sequence_of_tokens_and_exactly_k_blocks() {
         assert!(report.budgets.iter().all(|b| *b == 0.9));
         for (layer, kept) in report.kept.iter().enumerate() {
             for kept in kept.iter().flatten() {
-                assert!(kept[0] == 0 && kept.is_sorted_by(|a, b| a < b) && *kept.last().unwrap() < report.tokens[layer]);
+                assert!(
+                    kept[0] == 0 && kept.is_sorted_by(|a, b| a < b) && *kept.last().unwrap() < report.tokens[layer]
+                );
             }
         }
     }
@@ -131,7 +133,13 @@ fn budgets_that_do_not_move_give_the_sequence_of_tokens_and_exactly_k_blocks() {
 #[test]
 fn activations_shrink_with_the_budget() {
     let kept = |b0| {
-        let o = AlastOptions { alpha: Alpha::Fixed(0.0), b0, min_tokens: 1, layers: Layers::All, ..AlastOptions::default() };
+        let o = AlastOptions {
+            alpha: Alpha::Fixed(0.0),
+            b0,
+            min_tokens: 1,
+            layers: Layers::All,
+            ..AlastOptions::default()
+        };
         steps(&mut trainer(alast(o), 1), 1)[0].activation_bytes
     };
     let all: Vec<usize> = [1.0, 0.9, 0.7, 0.5].map(kept).to_vec();
@@ -218,7 +226,13 @@ fn options(epochs: u64) -> RunOptions {
     }
 }
 
-fn open(root: &Path, model: &str, run: &str, o: RunOptions, resume: bool) -> Result<Run, meden_train::vision::TrainError> {
+fn open(
+    root: &Path,
+    model: &str,
+    run: &str,
+    o: RunOptions,
+    resume: bool,
+) -> Result<Run, meden_train::vision::TrainError> {
     let files = VitFiles::open(&root.join(model)).unwrap();
     let sets = (image_folder(&root.join("data/train")).unwrap(), image_folder(&root.join("data/validation")).unwrap());
     let preprocess = files.preprocess.clone();
@@ -285,7 +299,8 @@ fn a_run_that_was_interrupted_ends_as_one_that_was_not_and_its_models_can_be_use
 fn full_tuning_learns_the_shapes() {
     let root = setting("learn", false);
     let full = RunOptions { trainer: TrainerOptions { method: Method::Full, ..options(1).trainer }, ..options(40) };
-    let mut run = open(&root, "pretrained", "full", RunOptions { augment: Augment::None, rate: 5e-3, ..full }, false).unwrap();
+    let mut run =
+        open(&root, "pretrained", "full", RunOptions { augment: Augment::None, rate: 5e-3, ..full }, false).unwrap();
     let outcome = run.train(&mut |_| {}, &AtomicBool::new(false)).unwrap();
     assert!(outcome.best.unwrap().0 >= 0.9, "{outcome:?}");
 }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use meden_kernels::{Isa, Pool};
-use meden_train::vision::alast::{Alpha, AlastOptions, Delta, FirstDelta, Layers};
+use meden_train::vision::alast::{AlastOptions, Alpha, Delta, FirstDelta, Layers};
 use meden_train::vision::{
     Decay, Loss, Method, Network, OptimizerOptions, Trained, Trainer, TrainerOptions, cross_entropy,
 };
@@ -146,7 +146,8 @@ fn steps_of_adamw_with_and_without_frozen_blocks() {
         let sets = integers(&file, "frozen.sets");
         let losses = floats(&file, &format!("{prefix}.loss"));
         for (step, loss) in losses.iter().enumerate() {
-            let flags = if prefix == "full" { vec![1; layers] } else { sets[step * layers..(step + 1) * layers].to_vec() };
+            let flags =
+                if prefix == "full" { vec![1; layers] } else { sets[step * layers..(step + 1) * layers].to_vec() };
             let trained = with_blocks(&trainer.network.config, &flags);
             let before = (trainer.network.params.clone(), trainer.optimizer.clone());
             let key = format!("x.{step}");
@@ -182,12 +183,8 @@ fn steps_of_alast_in_both_variants() {
             min_tokens: 0,
             ..AlastOptions::default()
         };
-        let options = TrainerOptions {
-            method: Method::Alast(alast),
-            optimizer: plain_adam(0.0),
-            label_smoothing: 0.0,
-            seed: 0,
-        };
+        let options =
+            TrainerOptions { method: Method::Alast(alast), optimizer: plain_adam(0.0), label_smoothing: 0.0, seed: 0 };
         let mut trainer = Trainer::new(network(&root.join("vit"), 2, Isa::best()), options).unwrap();
         let layers = trainer.network.config.layers;
         let (sets, tokens) = (integers(&file, "sets"), integers(&file, "tokens"));

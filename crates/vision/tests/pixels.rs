@@ -77,9 +77,13 @@ fn turned(orientation: u8) -> Vec<u8> {
 fn exif_orientation_is_applied() {
     let red = |image: &Rgb, x: usize, y: usize| image.data[(y * image.width + x) * 3] > 128;
     // Which corner of the upright image is red: left, right, top, bottom halves.
-    for (orientation, size, first, last) in
-        [(1, (32, 16), true, false), (3, (32, 16), false, true), (2, (32, 16), false, true), (6, (16, 32), true, false), (8, (16, 32), false, true)]
-    {
+    for (orientation, size, first, last) in [
+        (1, (32, 16), true, false),
+        (3, (32, 16), false, true),
+        (2, (32, 16), false, true),
+        (6, (16, 32), true, false),
+        (8, (16, 32), false, true),
+    ] {
         let image = decoded(&turned(orientation)).unwrap();
         assert_eq!((image.width, image.height), size, "{orientation}");
         assert_eq!(red(&image, 0, 0), first, "{orientation}");
@@ -117,6 +121,7 @@ fn hostile_files_are_refused_by_name_and_never_panic() {
 
 /// PNG's check sum.
 fn crc(bytes: &[u8]) -> u32 {
-    let step = |c: u32, b: &u8| (0..8).fold(c ^ u32::from(*b), |c, _| if c & 1 == 1 { c >> 1 ^ 0xedb8_8320 } else { c >> 1 });
+    let step =
+        |c: u32, b: &u8| (0..8).fold(c ^ u32::from(*b), |c, _| if c & 1 == 1 { c >> 1 ^ 0xedb8_8320 } else { c >> 1 });
     !bytes.iter().fold(!0, step)
 }

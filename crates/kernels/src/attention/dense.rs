@@ -214,7 +214,9 @@ mod tests {
         let (mut out, mut first) = (vec![0.0; shape.rows() * width], Vec::new());
         for image in 0..images {
             for head in 0..heads {
-                let at = |t: usize, part: usize, d: usize| qkv[(image * tokens + t) * 3 * width + part * width + head * dim + d];
+                let at = |t: usize, part: usize, d: usize| {
+                    qkv[(image * tokens + t) * 3 * width + part * width + head * dim + d]
+                };
                 for i in 0..tokens {
                     let score = |j| (0..dim).map(|d| at(i, 0, d) * at(j, 1, d)).sum::<f64>() / (dim as f64).sqrt();
                     let e: Vec<f64> = (0..tokens).map(|j| f64::exp(score(j))).collect();
@@ -241,9 +243,8 @@ mod tests {
             let d_out: Vec<f32> = (0..shape.rows() * shape.width()).map(|i| value(i + 77)).collect();
             let wide: Vec<f64> = qkv.iter().map(|&v| f64::from(v)).collect();
             let (expected, row) = exact(shape, &wide);
-            let loss = |qkv: &[f64]| -> f64 {
-                exact(shape, qkv).0.iter().zip(&d_out).map(|(o, d)| o * f64::from(*d)).sum()
-            };
+            let loss =
+                |qkv: &[f64]| -> f64 { exact(shape, qkv).0.iter().zip(&d_out).map(|(o, d)| o * f64::from(*d)).sum() };
             for isa in Isa::available() {
                 let mut before: Option<(Vec<f32>, Vec<f32>)> = None;
                 for threads in [1, 2] {

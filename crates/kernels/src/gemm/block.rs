@@ -60,14 +60,7 @@ pub(crate) unsafe fn block(
 /// # Safety
 /// As [`block`], and AVX2 and FMA are there.
 #[cfg(target_arch = "x86_64")]
-unsafe fn vector(
-    isa: Isa,
-    a: Left,
-    panels: &[f32],
-    (m, k, n): (usize, usize, usize),
-    c: Target,
-    accumulate: bool,
-) {
+unsafe fn vector(isa: Isa, a: Left, panels: &[f32], (m, k, n): (usize, usize, usize), c: Target, accumulate: bool) {
     use super::tiles_x86::{self, Rows, Tile};
     let wide = isa.runs_avx512();
     let (most, width) = if wide { (TILE_ROWS, 2 * PANEL) } else { (TILE_ROWS / 2, PANEL) };

@@ -47,7 +47,11 @@ impl<'a> View<'a> {
     /// If the last row reaches beyond `data` or rows overlap.
     pub fn rows(data: &'a [f32], rows: usize, cols: usize, stride: usize) -> View<'a> {
         assert!(cols <= stride, "rows of {cols} values cannot lie {stride} apart");
-        assert!(rows == 0 || (rows - 1) * stride + cols <= data.len(), "{rows} rows reach beyond {} values", data.len());
+        assert!(
+            rows == 0 || (rows - 1) * stride + cols <= data.len(),
+            "{rows} rows reach beyond {} values",
+            data.len()
+        );
         View { data, rows, cols, row_stride: stride, col_stride: 1 }
     }
 

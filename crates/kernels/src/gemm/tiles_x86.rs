@@ -1,8 +1,8 @@
 //! Vector tiles: up to twelve rows by two panels with AVX-512 (24 sums, two weight vectors), six rows by one panel with
 //! AVX2 (twelve sums, two weight vectors and a broadcast). So many independent chains keep two multiply-add units busy.
 
-use super::block::{TILE_ROWS, Target};
 use super::PANEL;
+use super::block::{TILE_ROWS, Target};
 use std::arch::x86_64::*;
 
 /// Rows of the left side: `stride` apart, or packed twelve (whatever their number) at a time.

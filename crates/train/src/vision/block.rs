@@ -28,13 +28,7 @@ impl Room {
     }
 
     /// y = x Wᵀ for a weight (outputs, `cols`), each row ended by `finish`.
-    pub(super) fn linear(
-        &mut self,
-        (x, cols): (&[f32], usize),
-        weight: &[f32],
-        y: &mut [f32],
-        options: Options,
-    ) {
+    pub(super) fn linear(&mut self, (x, cols): (&[f32], usize), weight: &[f32], y: &mut [f32], options: Options) {
         self.panels.pack(&self.pool, View::new(weight, cols).transposed());
         gemm(&self.pool, self.isa, View::new(x, cols), &self.panels, y, options);
     }
@@ -46,7 +40,12 @@ impl Room {
     }
 
     /// dW += dyᵀ x for dy (rows, `outputs`), x (rows, `cols`).
-    pub(super) fn weight_gradient(&mut self, (dy, outputs): (&[f32], usize), (x, cols): (&[f32], usize), dw: &mut [f32]) {
+    pub(super) fn weight_gradient(
+        &mut self,
+        (dy, outputs): (&[f32], usize),
+        (x, cols): (&[f32], usize),
+        dw: &mut [f32],
+    ) {
         self.panels.pack(&self.pool, View::new(x, cols));
         let add = Options { accumulate: true, finish: None };
         gemm(&self.pool, self.isa, View::new(dy, outputs).transposed(), &self.panels, dw, add);
@@ -141,7 +140,8 @@ impl BlockRun<'_> {
     fn branch(&self, room: &mut Room, input: (&[f32], usize), [weight, bias, scale]: [BlockPart; 3], out: &mut [f32]) {
         let (bias, scale) = (self.part(bias), self.part(scale));
         if scale.is_empty() {
-            let add = |_: usize, col: usize, out: &mut [f32]| out.iter_mut().zip(&bias[col..]).for_each(|(o, b)| *o += b);
+            let add =
+                |_: usize, col: usize, out: &mut [f32]| out.iter_mut().zip(&bias[col..]).for_each(|(o, b)| *o += b);
             return room.linear(input, self.part(weight), out, Options { accumulate: true, finish: Some(&add) });
         }
         let mut branch = vec![0.0; out.len()];

@@ -35,7 +35,9 @@ pub(super) fn forward(
     let mut table = vec![0.0; patches * d];
     taps.apply(own_table, d, &mut table);
     let mut unfolded = vec![0.0; images * patches * values];
-    room.pool.chunks(&mut unfolded, patches * values, |i, out| unfold(&pixels[i * image..][..image], size, config.patch, out));
+    room.pool.chunks(&mut unfolded, patches * values, |i, out| {
+        unfold(&pixels[i * image..][..image], size, config.patch, out)
+    });
     let mut embedded = vec![0.0; images * patches * d];
     let bias = params.get(Part::PatchBias);
     let finish = |row: usize, col: usize, out: &mut [f32]| {

@@ -71,7 +71,8 @@ pub(super) fn take_head(
     if from.head == Head::ClassAndMean {
         let (d, wide) = (to.width, params.remove(Part::HeadWeight));
         if wide.chunks_exact(2 * d).any(|row| row[d..].iter().any(|v| *v != 0.0)) {
-            let why = "the model's classifier reads the mean patch token, tuning only the class token; use --reset-head";
+            let why =
+                "the model's classifier reads the mean patch token, tuning only the class token; use --reset-head";
             return Err(TrainError::setting("model", why));
         }
         params.insert(Part::HeadWeight, wide.chunks_exact(2 * d).flat_map(|row| row[..d].to_vec()).collect());

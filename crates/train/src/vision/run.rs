@@ -259,15 +259,16 @@ fn begin(
 ) -> Result<Option<(f64, u64)>, TrainError> {
     let path = folder.join("run.json");
     let fail = |e| FileError::Io { path: path.clone(), action: "write".into(), source: e };
-    let text = serde_json::to_string_pretty(record)
-        .map_err(|source| FileError::Json { path: path.clone(), source })?;
+    let text = serde_json::to_string_pretty(record).map_err(|source| FileError::Json { path: path.clone(), source })?;
     let refuse = |why: &str| Err(TrainError::State { path: folder.to_owned(), why: why.to_owned() });
     if path.exists() {
         if !resume {
             return refuse("there is a run in this folder; continue it with --resume, or name another folder");
         }
         if std::fs::read_to_string(&path).map_err(fail)? != text {
-            return refuse("the run in this folder has other settings, classes, images or another model; resume it with its own");
+            return refuse(
+                "the run in this folder has other settings, classes, images or another model; resume it with its own",
+            );
         }
         return Ok(load_state(&folder.join("state"), trainer)?.flatten());
     }

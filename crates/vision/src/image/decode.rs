@@ -70,8 +70,9 @@ pub fn decode_bytes(bytes: &[u8], path: &Path, limits: &Limits) -> Result<Rgb, V
         let problem = format!("is larger than the {} bytes that are accepted", limits.file_bytes);
         return Err(VisionError::image(path, problem, "make a smaller copy of it"));
     }
-    let damaged =
-        |e: image::ImageError| VisionError::image(path, format!("cannot be decoded: {e}"), "replace or remove the file");
+    let damaged = |e: image::ImageError| {
+        VisionError::image(path, format!("cannot be decoded: {e}"), "replace or remove the file")
+    };
     let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
     let mut reader = reader.map_err(|e| damaged(e.into()))?;
     if reader.format().is_none() {

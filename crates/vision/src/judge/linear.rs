@@ -148,7 +148,8 @@ pub fn fit_linear(
             break;
         }
         let direction = direction(&gradient, &pairs);
-        let Some((next_w, next_loss, next_gradient)) = search(&problem, (&w, loss, &gradient), &direction, pairs.is_empty())
+        let Some((next_w, next_loss, next_gradient)) =
+            search(&problem, (&w, loss, &gradient), &direction, pairs.is_empty())
         else {
             break;
         };
@@ -191,7 +192,12 @@ fn direction(gradient: &[f64], pairs: &VecDeque<(Vec<f64>, Vec<f64>)>) -> Vec<f6
 type Point = (Vec<f64>, f64, Vec<f64>);
 
 /// Halves the step until the objective falls enough (Armijo); `None` when it cannot fall any more in f64.
-fn search(problem: &Problem, (w, loss, gradient): (&[f64], f64, &[f64]), direction: &[f64], first: bool) -> Option<Point> {
+fn search(
+    problem: &Problem,
+    (w, loss, gradient): (&[f64], f64, &[f64]),
+    direction: &[f64],
+    first: bool,
+) -> Option<Point> {
     let slope = dot(gradient, direction);
     if !(slope < 0.0) {
         return None;

@@ -82,7 +82,8 @@ impl Tensors<'_> {
     /// One dimension of a tensor that has to be there.
     fn dimension(&self, name: &str, index: usize) -> Result<usize, VisionError> {
         let shape = self.shape(name).ok_or_else(|| VisionError::config(self.path, name, "there is no such tensor"))?;
-        let wrong = || VisionError::config(self.path, name, format!("a tensor of shape {shape:?} is no weight of a ViT"));
+        let wrong =
+            || VisionError::config(self.path, name, format!("a tensor of shape {shape:?} is no weight of a ViT"));
         shape.get(index).copied().filter(|n| *n > 0).ok_or_else(wrong)
     }
 }
@@ -93,11 +94,19 @@ pub(super) fn read(path: &Path, config: &Value, weights: &Safetensors) -> Result
     let parsed = match config.get("model_type").and_then(Value::as_str) {
         Some(kind @ ("vit" | "deit" | "dinov2" | "dinov2_with_registers")) => from_hf(&tensors, kind, config)?,
         Some(other) => {
-            let why = format!("{other:?} is not run here; vit, deit, dinov2, dinov2_with_registers and timm's vit_* and deit_* are");
+            let why = format!(
+                "{other:?} is not run here; vit, deit, dinov2, dinov2_with_registers and timm's vit_* and deit_* are"
+            );
             return Err(VisionError::config(path, "model_type", why));
         }
         None if config.get("architecture").is_some() => from_timm(&tensors, config)?,
-        None => return Err(VisionError::config(path, "model_type", "it is missing; this is no config.json of an image model")),
+        None => {
+            return Err(VisionError::config(
+                path,
+                "model_type",
+                "it is missing; this is no config.json of an image model",
+            ));
+        }
     };
     check(path, &parsed)?;
     Ok(parsed)
@@ -185,7 +194,9 @@ fn from_timm(tensors: &Tensors, config: &Value) -> Result<VitConfig, VisionError
         let why = format!("{:?} is not run here; vit_* and deit_* are", c.architecture);
         return Err(VisionError::config(path, "architecture", why));
     }
-    for (name, what) in [("blocks.0.attn.q_norm.weight", "norms of queries"), ("norm_pre.weight", "a norm before the blocks")] {
+    for (name, what) in
+        [("blocks.0.attn.q_norm.weight", "norms of queries"), ("norm_pre.weight", "a norm before the blocks")]
+    {
         if tensors.has(name) {
             return Err(VisionError::config(path, name, format!("models with {what} are not run here")));
         }
@@ -256,7 +267,9 @@ fn from_timm(tensors: &Tensors, config: &Value) -> Result<VitConfig, VisionError
 /// The side of a square table, with or without the tokens before the patches.
 fn square_table(positions: usize, prefix: usize) -> Option<usize> {
     let root = |n: usize| Some(n.isqrt()).filter(|s| s * s == n && n > 0);
-    root(positions).or_else(|| positions.checked_sub(prefix).and_then(root)).or_else(|| positions.checked_sub(1).and_then(root))
+    root(positions)
+        .or_else(|| positions.checked_sub(prefix).and_then(root))
+        .or_else(|| positions.checked_sub(1).and_then(root))
 }
 
 fn check(path: &Path, c: &VitConfig) -> Result<(), VisionError> {

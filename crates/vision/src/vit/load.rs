@@ -85,9 +85,8 @@ impl VitFiles {
             let bytes = self.weights.read(info)?;
             let from = values.len();
             values.resize(from + info.elements(), 0.0);
-            meden_kernels::weights::dequantize(info.dtype, &bytes, &mut values[from..]).map_err(|e| {
-                VisionError::config(&self.path, &tensor.name, e.to_string())
-            })?;
+            meden_kernels::weights::dequantize(info.dtype, &bytes, &mut values[from..])
+                .map_err(|e| VisionError::config(&self.path, &tensor.name, e.to_string()))?;
         }
         Ok(values)
     }
@@ -125,9 +124,12 @@ pub fn save(
     config_json: &Value,
     preprocess: &Preprocess,
 ) -> Result<(), VisionError> {
-    let fail = |path: &Path, action: &str, source| FileError::Io { path: path.to_owned(), action: action.into(), source };
+    let fail =
+        |path: &Path, action: &str, source| FileError::Io { path: path.to_owned(), action: action.into(), source };
     std::fs::create_dir_all(folder).map_err(|e| fail(folder, "create", e))?;
-    for (name, value) in [("config.json", config_json), ("preprocessor_config.json", &preprocess_file::to_hf(preprocess))] {
+    for (name, value) in
+        [("config.json", config_json), ("preprocessor_config.json", &preprocess_file::to_hf(preprocess))]
+    {
         let path = folder.join(name);
         let mut file = AtomicFile::create(&path)?;
         let text = format!("{value:#}\n");

@@ -118,7 +118,12 @@ impl Vit {
     ///
     /// # Errors
     /// A length that is no whole number of images, or images smaller than a patch.
-    pub fn hidden(&self, pixels: &[f32], size: (usize, usize), trace: Option<&mut Trace>) -> Result<Vec<f32>, VisionError> {
+    pub fn hidden(
+        &self,
+        pixels: &[f32],
+        size: (usize, usize),
+        trace: Option<&mut Trace>,
+    ) -> Result<Vec<f32>, VisionError> {
         self.tokens(size)?;
         let image = 3 * size.0 * size.1;
         if pixels.is_empty() || !pixels.len().is_multiple_of(image) {
@@ -174,7 +179,8 @@ impl Vit {
             Head::Distilled => {
                 let hidden = self.hidden(pixels, size, None)?;
                 let step = self.tokens(size)? * d;
-                let token = |at: usize| hidden.chunks_exact(step).flat_map(|i| i[at * d..][..d].to_vec()).collect::<Vec<_>>();
+                let token =
+                    |at: usize| hidden.chunks_exact(step).flat_map(|i| i[at * d..][..d].to_vec()).collect::<Vec<_>>();
                 let second = (Part::DistilledHeadWeight, Part::DistilledHeadBias);
                 let (a, b) = (self.classify(&token(0), head), self.classify(&token(1), second));
                 return Ok(a.iter().zip(b).map(|(a, b)| (a + b) / 2.0).collect());
@@ -251,7 +257,8 @@ impl Vit {
         };
         let options = Options { finish: Some(&finish), ..Options::default() };
         gemm(&self.pool, self.isa, View::new(&unfolded, values), &self.patch, &mut embedded, options);
-        let before = [Part::ClassToken, Part::DistilledToken, Part::Registers].map(|part| self.params.get(part)).concat();
+        let before =
+            [Part::ClassToken, Part::DistilledToken, Part::Registers].map(|part| self.params.get(part)).concat();
         let mut tokens = Vec::with_capacity(images * (before.len() + patches * d));
         for image in embedded.chunks_exact(patches * d) {
             let from = tokens.len();

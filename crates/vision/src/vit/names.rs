@@ -20,7 +20,9 @@ impl VitConfig {
         let rows = self.shape(part)[0];
         let whole = |name: String| vec![TensorName { name, rows: 0..rows }];
         let (prefix, d) = (&self.prefix, self.width);
-        if let (Part::Block(layer, BlockPart::QkvWeight | BlockPart::QkvBias), false) = (part, self.naming == Naming::Timm) {
+        if let (Part::Block(layer, BlockPart::QkvWeight | BlockPart::QkvBias), false) =
+            (part, self.naming == Naming::Timm)
+        {
             let end = if part == Part::Block(layer, BlockPart::QkvBias) { "bias" } else { "weight" };
             let name = |which| format!("{prefix}encoder.layer.{layer}.attention.attention.{which}.{end}");
             let each = ["query", "key", "value"].into_iter().enumerate();
@@ -38,7 +40,9 @@ impl VitConfig {
             return whole(format!("{prefix}{}", self.timm_name(part)));
         }
         whole(match part {
-            Part::HeadWeight | Part::HeadBias | Part::DistilledHeadWeight | Part::DistilledHeadBias => self.hf_head(part),
+            Part::HeadWeight | Part::HeadBias | Part::DistilledHeadWeight | Part::DistilledHeadBias => {
+                self.hf_head(part)
+            }
             _ => format!("{prefix}{}", hf_name(part)),
         })
     }

@@ -27,8 +27,10 @@ pub(super) fn from_hf(path: &Path, value: &Value, model: &VitConfig) -> Result<P
     let bad = |field: &str, why: String| VisionError::config(path, field, why);
     let p = HfPreprocess::deserialize(value).map_err(|e| bad("preprocessor_config.json", e.to_string()))?;
     let pair = |field: &str, v: &Value| -> Result<(usize, usize), VisionError> {
-        let side = |v: Option<&Value>| v.and_then(Value::as_u64).filter(|n| (1..=SIDE_MAX).contains(n)).map(|n| n as usize);
-        let both = if v.is_object() { (side(v.get("height")), side(v.get("width"))) } else { (side(Some(v)), side(Some(v))) };
+        let side =
+            |v: Option<&Value>| v.and_then(Value::as_u64).filter(|n| (1..=SIDE_MAX).contains(n)).map(|n| n as usize);
+        let both =
+            if v.is_object() { (side(v.get("height")), side(v.get("width"))) } else { (side(Some(v)), side(Some(v))) };
         both.0.zip(both.1).ok_or_else(|| bad(field, format!("{v} is no size")))
     };
     let shortest = p.size.as_ref().and_then(|s| s.get("shortest_edge")).and_then(Value::as_u64);
@@ -48,7 +50,9 @@ pub(super) fn from_hf(path: &Path, value: &Value, model: &VitConfig) -> Result<P
     let filter = match p.resample {
         None | Some(3) => Filter::Bicubic,
         Some(2) => Filter::Bilinear,
-        Some(other) => return Err(bad("resample", format!("{other} is not done here; 2 (bilinear) and 3 (bicubic) are"))),
+        Some(other) => {
+            return Err(bad("resample", format!("{other} is not done here; 2 (bilinear) and 3 (bicubic) are")));
+        }
     };
     let (mean, std) = (p.image_mean.unwrap_or([0.5; 3]), p.image_std.unwrap_or([0.5; 3]));
     checked(path, Preprocess { size, fit, filter, mean, std })
@@ -84,7 +88,11 @@ pub(super) fn assumed(model: &VitConfig) -> Preprocess {
 
 fn checked(path: &Path, p: Preprocess) -> Result<Preprocess, VisionError> {
     if p.std.iter().any(|s| !(s.is_finite() && *s > 0.0)) || p.mean.iter().any(|m| !m.is_finite()) {
-        return Err(VisionError::config(path, "image_std", "mean and deviation have to be finite, the deviation positive"));
+        return Err(VisionError::config(
+            path,
+            "image_std",
+            "mean and deviation have to be finite, the deviation positive",
+        ));
     }
     Ok(p)
 }
@@ -103,7 +111,9 @@ pub(super) fn to_hf(p: &Preprocess) -> Value {
             "size": { "shortest_edge": short }, "crop_size": sides(p.size),
         }),
         // transformers has no padding processor for these models; squashing is the nearest it can do.
-        Fit::Squash | Fit::Pad => serde_json::json!({ "image_processor_type": "ViTImageProcessor", "size": sides(p.size) }),
+        Fit::Squash | Fit::Pad => {
+            serde_json::json!({ "image_processor_type": "ViTImageProcessor", "size": sides(p.size) })
+        }
     };
     if let (Some(all), Value::Object(more)) = (value.as_object_mut(), more) {
         all.extend(more);

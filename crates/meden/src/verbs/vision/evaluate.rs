@@ -147,7 +147,12 @@ fn table(report: &Report) -> String {
     ];
     for (name, a) in rows {
         let [low, high] = a.interval.map(human::percent);
-        table.row([name, human::percent(a.accuracy), format!("{low} to {high}"), format!("{} of {}", a.right, a.images)]);
+        table.row([
+            name,
+            human::percent(a.accuracy),
+            format!("{low} to {high}"),
+            format!("{} of {}", a.right, a.images),
+        ]);
     }
     let mut recalls = Table::new(["class", "recall (linear)"]);
     for (class, recall) in report.classes.iter().zip(&report.linear_recall) {

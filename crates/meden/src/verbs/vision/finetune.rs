@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use meden_report::{Table, human, memory};
-use meden_train::vision::alast::{Alpha, AlastOptions, Delta, FirstDelta, Layers};
+use meden_train::vision::alast::{AlastOptions, Alpha, Delta, FirstDelta, Layers};
 use meden_train::vision::{
     Augment, Event, Method, OptimizerOptions, Outcome, Run, RunOptions, Schedule, TrainerOptions, split,
 };
@@ -181,7 +181,10 @@ impl FromStr for AlphaArg {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "auto" => Ok(AlphaArg(Alpha::Auto)),
-            _ => text.parse().map(|a| AlphaArg(Alpha::Fixed(a))).map_err(|_| format!("{text:?} is no number and not auto")),
+            _ => text
+                .parse()
+                .map(|a| AlphaArg(Alpha::Fixed(a)))
+                .map_err(|_| format!("{text:?} is no number and not auto")),
         }
     }
 }
@@ -271,7 +274,8 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     let options = args.options(files.config.layers);
     let counts = (train.paths.len(), validation.paths.len(), train.classes.len());
     let (threads, isa) = args.images.place();
-    let mut run = Run::open(&args.out, (&files, preprocess), (train, validation), options, (args.resume, threads, isa))?;
+    let mut run =
+        Run::open(&args.out, (&files, preprocess), (train, validation), options, (args.resume, threads, isa))?;
     let trainer = run.trainer();
     let parameters = trainer.network.params.len();
     let trained = trainer.next_trained();

@@ -9,9 +9,9 @@ use meden_engine::Isa;
 use meden_files::source::DEFAULT_ENCODER;
 use meden_kernels::Pool;
 use meden_report::human;
+use meden_vision::VisionError;
 use meden_vision::image::{Fit, Limits, Preprocess, decode};
 use meden_vision::vit::{Pooling, Vit, VitFiles};
-use meden_vision::VisionError;
 use serde::Serialize;
 
 use crate::cli::Global;
@@ -241,7 +241,9 @@ impl Ready {
                     Err(error) if self.skip_bad => {
                         all.skipped.push(Skipped { path: path.clone(), problem: error.to_string() });
                     }
-                    Err(error) => return Err(anyhow::Error::new(error).context("use --skip-bad to leave such images out")),
+                    Err(error) => {
+                        return Err(anyhow::Error::new(error).context("use --skip-bad to leave such images out"));
+                    }
                 }
             }
             if !pixels.is_empty() {

@@ -149,7 +149,9 @@ mod tests {
 
     #[test]
     fn settings_that_make_no_sense_are_refused() {
-        for (b0, clip) in [(0.9, (0.0, 1.0)), (0.9, (0.5, 1.5)), (0.4, (0.5, 1.0)), (0.9, (0.8, 0.7)), (f64::NAN, (0.5, 1.0))] {
+        for (b0, clip) in
+            [(0.9, (0.0, 1.0)), (0.9, (0.5, 1.5)), (0.4, (0.5, 1.0)), (0.9, (0.8, 0.7)), (f64::NAN, (0.5, 1.0))]
+        {
             assert!(Budgets::new(3, b0, clip, Alpha::Auto, FirstDelta::Observe).is_err(), "{b0} {clip:?}");
         }
         assert!(Budgets::new(3, 0.9, (0.5, 1.0), Alpha::Fixed(f64::INFINITY), FirstDelta::Observe).is_err());

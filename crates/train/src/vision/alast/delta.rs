@@ -34,7 +34,9 @@ mod tests {
     fn a_batch_twice_leaves_the_mean_and_doubles_the_authors_delta() {
         let (before, after) = ([1.0f32, 2.0, 3.0, 4.0], [2.0f32, 2.0, 3.0, 6.0]);
         let twice = ([before, before].concat(), [after, after].concat());
-        for (kind, once_value, factor) in [(Delta::Mean, 2.5, 1.0), (Delta::Author, 5.0, 2.0), (Delta::Relative, 5.0 / 30.0, 1.0)] {
+        for (kind, once_value, factor) in
+            [(Delta::Mean, 2.5, 1.0), (Delta::Author, 5.0, 2.0), (Delta::Relative, 5.0 / 30.0, 1.0)]
+        {
             let once = delta(kind, (&before, &after), 2);
             assert!((once - once_value).abs() < 1e-12);
             assert!((delta(kind, (&twice.0, &twice.1), 4) - factor * once).abs() < 1e-12);

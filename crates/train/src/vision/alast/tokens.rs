@@ -27,10 +27,12 @@ mod tests {
     fn constant_budgets_give_the_sequence_of_the_specification() {
         let chain = |b: f64| {
             let mut n = 197;
-            (0..11).map(|_| {
-                n = 1 + keep_count(b, (n, 1), 1, 1);
-                n
-            }).collect::<Vec<_>>()
+            (0..11)
+                .map(|_| {
+                    n = 1 + keep_count(b, (n, 1), 1, 1);
+                    n
+                })
+                .collect::<Vec<_>>()
         };
         assert_eq!(chain(0.9), [178, 161, 145, 131, 118, 107, 97, 88, 80, 73, 66]);
         assert_eq!(chain(0.5), [99, 50, 26, 14, 8, 5, 3, 2, 2, 2, 2]);
