@@ -39,7 +39,7 @@ fn main() {
         .collect();
     let mut state = State::new(&recipe, vec![0.0; D]);
     let aux = Aux { dead: &[], k: D / 2, weight: recipe.aux };
-    let mut step = |state: &mut State| {
+    let step = |state: &mut State| {
         let (measured, gradient) = gradients(&state.weights, &x, (K, aux), &pool).unwrap();
         state.apply((&measured, gradient), (&recipe, 1e-4), BATCH, &pool);
         measured.fvu
