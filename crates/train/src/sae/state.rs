@@ -10,8 +10,10 @@ use super::step::{Gradients, Measured, Weights};
 
 /// Ages beyond this are not told apart; f32 counts exactly up to it, and checkpoints hold f32.
 const OLD: u32 = 1 << 24;
-/// Decay of the mean that becomes the threshold.
+/// Largest decay of the mean that becomes the threshold.
 const THRESHOLD: f64 = 0.999;
+/// Until then the mean is over about the last tenth of the steps: what the first ones kept is of another autoencoder.
+const RECENT: f64 = 10.0;
 /// Values that a task of Adam handles.
 const TASK: usize = 1 << 16;
 
@@ -120,7 +122,8 @@ impl State {
             *age = if fired > 0 { 0 } else { age.saturating_add(rows as u32).min(OLD) };
         }
         self.rows += rows as u64;
-        let mix = if self.threshold == 0.0 { 0.0 } else { THRESHOLD };
+        let steps = (self.step - 1) as f64;
+        let mix = (steps / (steps + RECENT)).min(THRESHOLD);
         self.threshold = mix * self.threshold + (1.0 - mix) * measured.least;
         norm
     }
