@@ -9,7 +9,7 @@
 
 use std::path::Path;
 
-use meden_engine::{Control, EngineError, LoadOptions, LogitRows, Model, Session, SessionOptions};
+use meden_engine::{Control, LoadOptions, LogitRows, Model, Session, SessionOptions};
 use meden_lens::LensError;
 use meden_lens::capture::{Dtype, FileCapture, Selection, capture, capture_to_file};
 use meden_report::memory;
@@ -64,7 +64,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         (0..count as u32).map(|p| (0..tokens as u32).map(|i| id(p * 131 + i)).collect()).collect()
     };
     let prompts = corpus(count);
-    let session = Session::new(model.clone(), SessionOptions::default()).map_err(EngineError::from)?;
+    let session = Session::new(model.clone(), SessionOptions::default())?;
     let selection = Selection::parse(model.config(), "resid_post", "all", "all")?;
 
     read(&session, &prompts[..1])?; // warm
@@ -80,7 +80,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let all = (tokens * count) as f64;
     println!("| what | ms of one processor, 1,000 tokens | beside the prefill |\n| --- | --- | --- |");
-    for (name, time) in ["prefill", "capture in memory", "capture to a file, f32", "capture to a file, f16"].iter().zip(least) {
+    for (name, time) in
+        ["prefill", "capture in memory", "capture to a file, f32", "capture to a file, f16"].iter().zip(least)
+    {
         println!("| {name} | {:.0} | {:+.1}% |", 1e6 * time / all, 100.0 * (time / least[0] - 1.0));
     }
 

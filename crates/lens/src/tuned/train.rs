@@ -245,6 +245,9 @@ fn substitute(l: &[f64], b: &mut [f64], n: usize) {
     }
 }
 
+/// A matrix and what is added.
+type Affine = (Vec<f32>, Vec<f32>);
+
 /// The best ridge of a layer on held-out rows, each with the last stream's; the identity where none is better.
 fn choose(
     model: &Model,
@@ -253,7 +256,7 @@ fn choose(
     ridges: &[f64],
 ) -> Result<(Option<f64>, Translator), LensError> {
     let hidden = model.config().hidden;
-    let solved: Vec<OnceLock<Option<(Vec<f32>, Vec<f32>)>>> = ridges.iter().map(|_| OnceLock::new()).collect();
+    let solved: Vec<OnceLock<Option<Affine>>> = ridges.iter().map(|_| OnceLock::new()).collect();
     model.pool().run(ridges.len(), &|i| {
         // each ridge is one task, so its place is empty
         let _ = solved[i].set(sums.solve(ridges[i]));
