@@ -182,7 +182,8 @@ pub fn gauss(values: &[f32], labels: &[bool]) -> f64 {
     (log(all) - (a * log(va) + b * log(vb)) / n).clamp(0.0, std::f64::consts::LN_2)
 }
 
-/// Difference of the means over the pooled standard deviation; 0 where nothing varies.
+/// Difference of the means over the pooled standard deviation, or over that of all values together where neither side
+/// varies by itself; 0 where nothing varies.
 pub fn standardised_difference(values: &[f32], labels: &[bool]) -> f64 {
     let side = |label: bool| {
         let chosen: Vec<f64> =
@@ -193,7 +194,9 @@ pub fn standardised_difference(values: &[f32], labels: &[bool]) -> f64 {
     };
     let ((a, sa, na), (b, sb, nb)) = (side(true), side(false));
     let pooled = ((sa + sb) / (na + nb).max(1) as f64).sqrt();
-    if pooled > 0.0 { (a - b) / pooled } else { 0.0 }
+    let shares = (na * nb) as f64 / ((na + nb) * (na + nb)).max(1) as f64;
+    let spread = if pooled > 0.0 { pooled } else { shares.sqrt() * (a - b).abs() };
+    if spread > 0.0 { (a - b) / spread } else { 0.0 }
 }
 
 /// Largest information over many latents under labels that are put in another order within each stratum: what the best
