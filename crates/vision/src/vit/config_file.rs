@@ -56,7 +56,6 @@ struct HfConfig {
 struct TimmConfig {
     architecture: String,
     global_pool: Option<String>,
-    num_classes: Option<usize>,
     label_names: Option<Vec<String>>,
     #[serde(default)]
     model_args: Value,
@@ -237,7 +236,6 @@ fn from_timm(tensors: &Tensors, config: &Value) -> Result<VitConfig, VisionError
         _ => {
             let count = tensors.dimension("head.weight", 0)?;
             let named = c.label_names.unwrap_or_default().into_iter().enumerate();
-            let _ = c.num_classes;
             labels(named.map(|(i, n)| (i.to_string(), n)).collect(), count)
         }
     };

@@ -13,7 +13,7 @@ mod tokens;
 
 pub use budget::{Alpha, Budgets, FirstDelta};
 pub use delta::{Delta, delta};
-pub use flops::{Flops, block_flops, step_flops};
+pub use flops::{Flops, State, block_flops, step_flops};
 pub use layers::{Layers, draw};
 pub use tokens::{keep_count, select};
 
