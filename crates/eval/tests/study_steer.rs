@@ -54,7 +54,13 @@ fn planted(n: usize, seed: u64) -> Collected {
         let h = (0..D).map(|c| (0..D).map(|l| z[l] * w[l * D + c]).sum::<f32>());
         values.extend(h);
         let demos = Demos::SHOWN[number % 3];
-        rows.push(RowOf { key: number.to_string(), fold: number as u32 % 5, cluster: number as u32 / 4, demos, context });
+        rows.push(RowOf {
+            key: number.to_string(),
+            fold: number as u32 % 5,
+            cluster: number as u32 / 4,
+            demos,
+            context,
+        });
     }
     Collected { places: vec![Place::new(Site::ResidPost, LAYER)], d: D, rows, values: vec![values] }
 }

@@ -281,10 +281,7 @@ mod avx2 {
                 let (pw, pm, pv) = (w.as_mut_ptr().add(at), m.as_mut_ptr().add(at), v.as_mut_ptr().add(at));
                 let g = _mm256_loadu_ps(g.as_ptr().add(at));
                 let m = _mm256_add_ps(_mm256_mul_ps(b1, _mm256_loadu_ps(pm)), _mm256_mul_ps(a1, g));
-                let v = _mm256_add_ps(
-                    _mm256_mul_ps(b2, _mm256_loadu_ps(pv)),
-                    _mm256_mul_ps(a2, _mm256_mul_ps(g, g)),
-                );
+                let v = _mm256_add_ps(_mm256_mul_ps(b2, _mm256_loadu_ps(pv)), _mm256_mul_ps(a2, _mm256_mul_ps(g, g)));
                 let root = _mm256_add_ps(_mm256_sqrt_ps(_mm256_mul_ps(v, c2)), eps);
                 let change = _mm256_div_ps(_mm256_mul_ps(rate, _mm256_mul_ps(m, c1)), root);
                 _mm256_storeu_ps(pm, m);

@@ -176,7 +176,10 @@ fn constants_can_be_folded_and_change_nothing() {
     let x: Vec<f32> = (0..40 * 5).map(|_| rng.normal() as f32).collect();
     for (seed, activation) in every_activation(16).into_iter().enumerate() {
         let whole = random(seed as u64, activation);
-        let competes = matches!(whole.activation, Activation::TopK { .. } | Activation::BatchTopK { .. } | Activation::GroupMax { .. });
+        let competes = matches!(
+            whole.activation,
+            Activation::TopK { .. } | Activation::BatchTopK { .. } | Activation::GroupMax { .. }
+        );
         let before = Sae::new(whole.clone(), 1).unwrap();
         let (codes, rows) = (before.encode(&x).unwrap(), before.reconstruct(&x).unwrap());
         let active = |c: &meden_lens::sae::Codes| (0..c.len()).map(|r| c.row(r).0.to_vec()).collect::<Vec<_>>();
@@ -205,7 +208,8 @@ fn chosen_latents_are_those_of_the_whole() {
     let mut rng = Rng::new(8, 1);
     let x: Vec<f32> = (0..30 * 5).map(|_| rng.normal() as f32).collect();
     for (seed, activation) in every_activation(16).into_iter().enumerate() {
-        let competes = matches!(activation, Activation::TopK { .. } | Activation::BatchTopK { .. } | Activation::GroupMax { .. });
+        let competes =
+            matches!(activation, Activation::TopK { .. } | Activation::BatchTopK { .. } | Activation::GroupMax { .. });
         let whole = random(seed as u64, activation);
         let alone = if competes { Parts { activation: Activation::Relu, ..whole.clone() } } else { whole.clone() };
         let all = Sae::new(alone, 1).unwrap().encode(&x).unwrap().dense();
@@ -296,11 +300,13 @@ fn damaged_files_are_refused_with_the_reason() {
 fn the_check_finds_how_a_file_was_meant() {
     // orthogonal directions, one active latent a row: with b_dec taken off, reconstruction is perfect
     let d = 4;
-    let unit: Vec<f32> = (0..2 * d * d).map(|i| match (i / d, i % d) {
-        (r, c) if r < d && r == c => 1.0,
-        (r, c) if r >= d && r - d == c => -1.0,
-        _ => 0.0,
-    }).collect();
+    let unit: Vec<f32> = (0..2 * d * d)
+        .map(|i| match (i / d, i % d) {
+            (r, c) if r < d && r == c => 1.0,
+            (r, c) if r >= d && r - d == c => -1.0,
+            _ => 0.0,
+        })
+        .collect();
     let meant = Parts {
         d_in: d,
         d_out: d,
@@ -317,7 +323,8 @@ fn the_check_finds_how_a_file_was_meant() {
         origin: Origin::default(),
     };
     let mut rng = Rng::new(4, 4);
-    let rows: Vec<f32> = (0..500).flat_map(|_| meant.b_dec.iter().map(|b| b + rng.normal() as f32).collect::<Vec<_>>()).collect();
+    let rows: Vec<f32> =
+        (0..500).flat_map(|_| meant.b_dec.iter().map(|b| b + rng.normal() as f32).collect::<Vec<_>>()).collect();
     let check = Sae::new(meant.clone(), 1).unwrap().check(&rows).unwrap();
     assert!(check.combinations[0].declared && check.combinations[0].fit.fvu < 1e-9 && check.better.is_none());
     assert_eq!(check.combinations[0].fit.rows, 500);

@@ -49,7 +49,9 @@ fn what_is_no_autoencoder_and_no_steering_is_refused_before_any_model_is_read() 
     assert!(said.complaint().contains("no autoencoder is in it"), "{}", said.err);
     let file = folder.join("x.safetensors");
     std::fs::write(&file, "nonsense").expect("a file");
-    for verb in [vec!["steer", "run", "--to", "memory", "--prompt", "x", "--steer"], vec!["run", "--prompt", "x", "--steer"]] {
+    for verb in
+        [vec!["steer", "run", "--to", "memory", "--prompt", "x", "--steer"], vec!["run", "--prompt", "x", "--steer"]]
+    {
         let said = run(verb.into_iter().chain([text(&file)]));
         assert_eq!(said.code, 3, "{}", said.err);
     }

@@ -80,7 +80,10 @@ fn it_learns_and_what_it_writes_is_read_back() {
     let here = judge(done.state.parts(&recipe(), (done.shape.scale, false), Origin::default()));
     assert!(here.fvu < 1.3 * late && here.l0 <= 8.0, "{here:?} {late}");
     let out = folder.join("out");
-    done.state.parts(&recipe(), (done.shape.scale, false), Origin::default()).save(&out, serde_json::Value::Null).unwrap();
+    done.state
+        .parts(&recipe(), (done.shape.scale, false), Origin::default())
+        .save(&out, serde_json::Value::Null)
+        .unwrap();
     let back = judge(load(&out).unwrap());
     assert!((back.fvu - here.fvu).abs() < 1e-5, "{back:?} {here:?}");
     // with the learnt threshold instead of the k largest: about as many are active

@@ -21,9 +21,7 @@ fn oracle() -> Option<BTreeMap<String, (Vec<usize>, Vec<f64>)>> {
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let one = |(name, view): (String, safetensors::tensor::TensorView<'_>)| {
         let values = match view.dtype() {
-            safetensors::Dtype::F64 => {
-                view.data().as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect()
-            }
+            safetensors::Dtype::F64 => view.data().as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
             _ => view.data().iter().map(|b| f64::from(*b)).collect(),
         };
         (name, (view.shape().to_vec(), values))
@@ -60,9 +58,8 @@ impl Twin {
         let (mut lost, mut spread, mut aux, mut errors) = (0.0, 0.0, 0.0, Vec::new());
         for r in 0..rows {
             let row = &x[r * d..(r + 1) * d];
-            let p: Vec<f64> = (0..n)
-                .map(|l| w[2][l] + (0..d).map(|c| (row[c] - w[3][c]) * w[0][l * d + c]).sum::<f64>())
-                .collect();
+            let p: Vec<f64> =
+                (0..n).map(|l| w[2][l] + (0..d).map(|c| (row[c] - w[3][c]) * w[0][l * d + c]).sum::<f64>()).collect();
             let decode = |of: &[usize]| -> Vec<f64> {
                 (0..d).map(|c| of.iter().map(|&l| p[l] * w[1][l * d + c]).sum()).collect()
             };

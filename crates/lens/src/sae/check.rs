@@ -5,10 +5,10 @@
 
 use serde::Serialize;
 
+use super::Sae;
 use super::codes::Codes;
 use super::error::SaeError;
 use super::normalize::Normalize;
-use super::Sae;
 use super::parts::length;
 
 /// How well rows are reconstructed. Everything is computed in f64 over all rows given.
@@ -59,9 +59,7 @@ pub fn fit(rows: &[f32], made: &[f32], codes: &Codes, d: usize) -> Result<Fit, S
     }
     let mut fired = vec![0u64; codes.width()];
     (0..count).for_each(|row| codes.row(row).0.iter().for_each(|&l| fired[l as usize] += 1));
-    let share = |test: &dyn Fn(u64) -> bool| {
-        fired.iter().filter(|f| test(**f)).count() as f64 / codes.width() as f64
-    };
+    let share = |test: &dyn Fn(u64) -> bool| fired.iter().filter(|f| test(**f)).count() as f64 / codes.width() as f64;
     Ok(Fit {
         rows: count,
         fvu: lost / all.max(f64::MIN_POSITIVE),
@@ -122,18 +120,18 @@ impl Sae {
                 (true, Normalize::None) => Normalize::ExpectedAverageOnlyIn { scale },
                 (true, own) => own,
             };
-            let read = Sae::with_pool(
-                super::Parts { subtract_b_dec, normalize, ..self.parts() },
-                self.pool.clone(),
-            )?;
+            let read = Sae::with_pool(super::Parts { subtract_b_dec, normalize, ..self.parts() }, self.pool.clone())?;
             let codes = read.encode(rows)?;
             let fit = fit(rows, &read.decode(&codes)?, &codes, self.d_in)?;
-            combinations.push(Combination { subtract_b_dec, scaled, declared: (subtract_b_dec, scaled) == declared, fit });
+            combinations.push(Combination {
+                subtract_b_dec,
+                scaled,
+                declared: (subtract_b_dec, scaled) == declared,
+                fit,
+            });
         }
         combinations.sort_by_key(|c| !c.declared);
-        let best = (1..combinations.len()).min_by(|&a, &b| {
-            combinations[a].fit.fvu.total_cmp(&combinations[b].fit.fvu)
-        });
+        let best = (1..combinations.len()).min_by(|&a, &b| combinations[a].fit.fvu.total_cmp(&combinations[b].fit.fvu));
         let better = best.filter(|&b| combinations[b].fit.fvu < combinations[0].fit.fvu - BETTER);
         Ok(Check { combinations, better })
     }

@@ -2,10 +2,10 @@
 
 use meden_kernels::{Isa, sparse};
 
+use super::Sae;
 use super::activation::Activation;
 use super::error::SaeError;
 use super::normalize::{Normalize, RowScale};
-use super::Sae;
 
 /// Some latents of an autoencoder, with everything that encoding and decoding them takes.
 ///
@@ -90,8 +90,7 @@ impl Chosen {
     /// Their values for a row, in their order, and how the row was normalised.
     pub fn encode(&self, row: &[f32]) -> (Vec<f32>, RowScale) {
         let scale = self.normalize.of(row);
-        let input: Vec<f32> =
-            row.iter().zip(&self.center).map(|(x, c)| (x - scale.shift) * scale.into - c).collect();
+        let input: Vec<f32> = row.iter().zip(&self.center).map(|(x, c)| (x - scale.shift) * scale.into - c).collect();
         let rows = self.encoder.chunks_exact(self.d).zip(&self.b_enc).enumerate();
         let one = |(n, (weights, &b)): (usize, (&[f32], &f32))| {
             self.activation.alone(n, sparse::dot(self.isa, &input, weights), b)

@@ -3,9 +3,9 @@
 use meden_kernels::matmul::Needs;
 use meden_kernels::{Activations, matmul, sparse};
 
+use super::Sae;
 use super::codes::Codes;
 use super::error::SaeError;
-use super::Sae;
 
 impl Sae {
     /// Rows `(rows, d_out)` of codes: `z W_dec + b_dec`, with what was done to the input undone. Skip transcoders add

@@ -3,12 +3,12 @@
 use meden_kernels::matmul::Needs;
 use meden_kernels::{Activations, matmul};
 
+use super::Sae;
 use super::activation::Activation;
 use super::codes::Codes;
 use super::error::SaeError;
 use super::normalize::{Normalize, RowScale};
 use super::topk::TopK;
-use super::Sae;
 
 /// Rows that are multiplied together: their pre-activations stay in the second-level cache.
 const CHUNK: usize = 64;
@@ -57,11 +57,7 @@ impl Sae {
     }
 
     /// Pre-activations without their bias, `(rows of the chunk, width)`, chunk by chunk.
-    pub(super) fn products(
-        &self,
-        rows: &[f32],
-        each: &mut dyn FnMut(&[RowScale], &[f32]),
-    ) -> Result<(), SaeError> {
+    pub(super) fn products(&self, rows: &[f32], each: &mut dyn FnMut(&[RowScale], &[f32])) -> Result<(), SaeError> {
         let mut activations = Activations::new();
         let needs = Needs { floats: true, blocks: false };
         let (mut input, mut products) = (Vec::new(), Vec::new());

@@ -23,7 +23,9 @@ pub enum SaeError {
     #[error(transparent)]
     Engine(#[from] meden_engine::EngineError),
     /// Parts that do not fit each other.
-    #[error("{what} holds {got} values, {want} are needed for {width} latents of {d} values; the file is damaged or its orientation is another")]
+    #[error(
+        "{what} holds {got} values, {want} are needed for {width} latents of {d} values; the file is damaged or its orientation is another"
+    )]
     Shape {
         /// Which part.
         what: &'static str,

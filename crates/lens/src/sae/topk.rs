@@ -25,9 +25,7 @@ impl TopK {
         let bound = self.bound(isa, values, k).max(f32::MIN_POSITIVE);
         sparse::at_least(isa, values, bound, &mut self.candidates);
         if self.candidates.len() > k {
-            let order = |a: &u32, b: &u32| {
-                values[*b as usize].total_cmp(&values[*a as usize]).then(a.cmp(b))
-            };
+            let order = |a: &u32, b: &u32| values[*b as usize].total_cmp(&values[*a as usize]).then(a.cmp(b));
             self.candidates.select_nth_unstable_by(k - 1, order);
             self.candidates.truncate(k);
             self.candidates.sort_unstable();
@@ -62,7 +60,8 @@ mod tests {
             let mut rng = Rng::new(seed, 0);
             let n = 1 + rng.below(700) as usize;
             // few different values, so that ties are common
-            let values: Vec<f32> = (0..n).map(|_| rng.below(if seed % 2 == 0 { 9 } else { 9000 }) as f32 - 3.0).collect();
+            let values: Vec<f32> =
+                (0..n).map(|_| rng.below(if seed % 2 == 0 { 9 } else { 9000 }) as f32 - 3.0).collect();
             for k in [0, 1, 2, 7, 32, n / 2, n] {
                 let mut order: Vec<u32> = (0..n as u32).filter(|&i| values[i as usize] > 0.0).collect();
                 order.sort_by(|a, b| values[*b as usize].total_cmp(&values[*a as usize]).then(a.cmp(b)));

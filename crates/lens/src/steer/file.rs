@@ -39,7 +39,13 @@ impl Bound {
     pub fn of(model: &Model, sae: Option<String>) -> Bound {
         let hex = model.fingerprint().iter().map(|b| format!("{b:02x}")).collect();
         let config = model.config();
-        Bound { model: hex, architecture: config.architecture.clone(), layers: config.layers, hidden: config.hidden, sae }
+        Bound {
+            model: hex,
+            architecture: config.architecture.clone(),
+            layers: config.layers,
+            hidden: config.hidden,
+            sae,
+        }
     }
 }
 
@@ -105,7 +111,8 @@ impl Steering {
                 let short = b.model.get(..12).unwrap_or(&b.model);
                 format!("{} with {} layers of {} values, fingerprint {short}", b.architecture, b.layers, b.hidden)
             };
-            let why = format!("made for {}, but the model is {}; make one for this model", say(&self.bound), say(&here));
+            let why =
+                format!("made for {}, but the model is {}; make one for this model", say(&self.bound), say(&here));
             return Err(LensError::Unfit { path: path.to_owned(), why });
         }
         for (place, edit) in &self.edits {
@@ -163,8 +170,9 @@ impl Steering {
         }
         let mut edits = BTreeMap::new();
         for edit in &head.edits {
-            let place = Place::read(&edit.place, head.bound.layers)
-                .ok_or_else(|| unfit(format!("{} is no place of a model of {} layers", edit.place, head.bound.layers)))?;
+            let place = Place::read(&edit.place, head.bound.layers).ok_or_else(|| {
+                unfit(format!("{} is no place of a model of {} layers", edit.place, head.bound.layers))
+            })?;
             let read = |name: &str| -> Result<Vec<f32>, LensError> {
                 let info = file.tensor(&format!("{place}.{name}"))?;
                 let mut values = vec![0f32; info.elements()];

@@ -157,7 +157,8 @@ pub fn digamma(mut x: f64) -> f64 {
         x += 1.0;
     }
     let square = 1.0 / (x * x);
-    let series = square * (1.0 / 12.0 - square * (1.0 / 120.0 - square * (1.0 / 252.0 - square * (1.0 / 240.0 - square / 132.0))));
+    let series = square
+        * (1.0 / 12.0 - square * (1.0 / 120.0 - square * (1.0 / 252.0 - square * (1.0 / 240.0 - square / 132.0))));
     shift + x.ln() - 0.5 / x - series
 }
 
@@ -165,8 +166,7 @@ pub fn digamma(mut x: f64) -> f64 {
 /// difference in mean and spread. Not below zero.
 pub fn gauss(values: &[f32], labels: &[bool]) -> f64 {
     let variance = |of: &dyn Fn(bool) -> bool| {
-        let chosen: Vec<f64> =
-            values.iter().zip(labels).filter(|(_, y)| of(**y)).map(|(&v, _)| f64::from(v)).collect();
+        let chosen: Vec<f64> = values.iter().zip(labels).filter(|(_, y)| of(**y)).map(|(&v, _)| f64::from(v)).collect();
         let n = chosen.len() as f64;
         let mean = chosen.iter().sum::<f64>() / n.max(1.0);
         (n, chosen.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / n.max(1.0))

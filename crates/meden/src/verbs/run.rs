@@ -80,8 +80,7 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
         steer.check(&loaded.model)?;
     }
     let mut session = Session::new(loaded.model.clone(), options)?;
-    let request =
-        Request { steer: steer.as_ref(), ..Request::new(&prompt.ids, prompt.continues, &args.sampling) };
+    let request = Request { steer: steer.as_ref(), ..Request::new(&prompt.ids, prompt.continues, &args.sampling) };
     let mut shown = Shown::new(global);
     let answer = generate(&mut session, opened.tokenizer.as_ref(), &request, &mut shown)?;
     drop(shown);

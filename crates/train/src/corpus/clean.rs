@@ -100,7 +100,8 @@ mod tests {
 
     #[test]
     fn markup_goes_and_words_stay() {
-        let text = "=head1 NAME\n\nUse C<< a > b >> or L<perlfunc/open>, I<not> X-ray.\n\n=over 4\n\n=item first\n\nE<gt>\n";
+        let text =
+            "=head1 NAME\n\nUse C<< a > b >> or L<perlfunc/open>, I<not> X-ray.\n\n=over 4\n\n=item first\n\nE<gt>\n";
         assert_eq!(clean(text, Kind::Pod), "NAME\n\nUse  a > b  or perlfunc/open, not X-ray.\n\n\nfirst\n\n>\n");
         let text = "<p>One &amp; two<script>var x = '<b>';</script> three</p><style>p{}</style>";
         assert_eq!(clean(text, Kind::Html), "One & two three");

@@ -118,7 +118,13 @@ impl Corpus {
     ///
     /// # Errors
     /// What cannot be read; no text.
-    pub fn add(&mut self, path: &Path, name: &str, licence: Option<&str>, sha256: Option<String>) -> Result<(), CorpusError> {
+    pub fn add(
+        &mut self,
+        path: &Path,
+        name: &str,
+        licence: Option<&str>,
+        sha256: Option<String>,
+    ) -> Result<(), CorpusError> {
         let mut files = Vec::new();
         gather(path, &mut files)?;
         files.sort();

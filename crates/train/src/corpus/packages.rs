@@ -139,9 +139,10 @@ fn archive(folder: &Path) -> std::io::Result<Option<PathBuf>> {
 
 fn run(command: &mut Command) -> Result<(), String> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let output = command.stdin(Stdio::null()).output().map_err(|e| {
-        format!("{program} could not be run ({e}); install it, or give texts of your own with --text")
-    })?;
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| format!("{program} could not be run ({e}); install it, or give texts of your own with --text"))?;
     if output.status.success() {
         return Ok(());
     }

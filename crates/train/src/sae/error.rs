@@ -45,7 +45,9 @@ pub enum TrainError {
         why: String,
     },
     /// The loss is no number any more.
-    #[error("the loss is {loss} at step {step}: the step size of {rate:.1e} is too large, or a row is not finite; lower --rate")]
+    #[error(
+        "the loss is {loss} at step {step}: the step size of {rate:.1e} is too large, or a row is not finite; lower --rate"
+    )]
     Diverged {
         /// Step.
         step: usize,

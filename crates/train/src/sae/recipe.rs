@@ -59,7 +59,8 @@ impl Recipe {
     pub fn check(&self, d: usize) -> Result<(), TrainError> {
         let bad = |field, value: String, why: &str| TrainError::setting(field, value, why);
         if self.width == 0 || self.width == d {
-            let why = format!("at least 1, and not {d}, the values of a row, since files could not tell rows from columns");
+            let why =
+                format!("at least 1, and not {d}, the values of a row, since files could not tell rows from columns");
             return Err(bad("width", self.width.to_string(), &why));
         }
         if !(1..=self.width).contains(&self.k) {

@@ -188,12 +188,7 @@ pub fn gradients(
 }
 
 /// The active latents of every row.
-fn encode(
-    weights: &Weights,
-    centred: &[f32],
-    (k, aux): (usize, Aux<'_>),
-    pool: &Pool,
-) -> Result<Vec<Row>, TrainError> {
+fn encode(weights: &Weights, centred: &[f32], (k, aux): (usize, Aux<'_>), pool: &Pool) -> Result<Vec<Row>, TrainError> {
     let (d, n) = (weights.d, weights.width);
     let isa = Isa::best();
     let encoder = Matrix::from_f32(n, d, weights.encoder.clone(), isa)?;

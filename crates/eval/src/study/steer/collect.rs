@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use meden_engine::{Control, Site};
-use meden_kernels::DType;
 use meden_files::safetensors_file::{Safetensors, SafetensorsWriter};
+use meden_kernels::DType;
 use meden_lens::capture::{Selection, capture};
 use meden_lens::place::{Place, Positions};
 use meden_stats::Rng;

@@ -213,7 +213,12 @@ pub fn fit(
         edits.insert(place, edit);
     }
     let sae = if hashes.is_empty() { None } else { Some(hashes.join(" ")) };
-    let note = format!("{}, fitted on {} prompts that followed the text and {} that did not", method.name(), counts[0], counts[1]);
+    let note = format!(
+        "{}, fitted on {} prompts that followed the text and {} that did not",
+        method.name(),
+        counts[0],
+        counts[1]
+    );
     let bound = Bound::of(model, sae);
     let steering = Steering { bound, edits, whereabouts: Where::LastPrompt, strength: 1.0, note };
     Ok(Fitted { steering, selected, rows: counts })
@@ -288,7 +293,9 @@ fn dense(values: &[f32], labels: &[bool], d: usize, method: Method) -> Result<Ed
         _ => {
             let length = difference.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
             let direction: Vec<f32> = difference.iter().map(|v| (f64::from(*v) / length) as f32).collect();
-            let along = |row: &[f32]| row.iter().zip(&direction).map(|(&h, &u)| f64::from(h) * f64::from(u)).sum::<f64>() as f32;
+            let along = |row: &[f32]| {
+                row.iter().zip(&direction).map(|(&h, &u)| f64::from(h) * f64::from(u)).sum::<f64>() as f32
+            };
             Edit::Project { targets: [along(&context), along(&memory)], direction }
         }
     })
@@ -304,7 +311,9 @@ pub fn stability(
     (layer, dictionaries): (usize, &Dictionaries),
     (options, times): (&Options, usize),
 ) -> Result<Option<f64>, EvalError> {
-    let (Some(values), Some((sae_, _))) = (rows.layer(layer), dictionaries.by_layer.get(&layer)) else { return Ok(None) };
+    let (Some(values), Some((sae_, _))) = (rows.layer(layer), dictionaries.by_layer.get(&layer)) else {
+        return Ok(None);
+    };
     let mut clusters: Vec<u32> = rows.rows.iter().map(|r| r.cluster).collect();
     clusters.sort_unstable();
     clusters.dedup();

@@ -121,8 +121,12 @@ mod tests {
         use Source::{Context, Memory, Neither};
         let before = [Context, Context, Memory, Neither].map(answered);
         let after = [Memory, Context, Memory, Memory].map(answered);
-        let pairs: Vec<Pair<'_>> =
-            before.iter().zip(&after).enumerate().map(|(i, (before, after))| Pair { cluster: i as u32, before, after }).collect();
+        let pairs: Vec<Pair<'_>> = before
+            .iter()
+            .zip(&after)
+            .enumerate()
+            .map(|(i, (before, after))| Pair { cluster: i as u32, before, after })
+            .collect();
         let row = row("x", &pairs, 1);
         assert_eq!((row.prompts, row.clusters), (4, 4));
         assert_eq!((row.context.value, row.memory.value, row.neither.value), (0.25, 0.75, 0.0));

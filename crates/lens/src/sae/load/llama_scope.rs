@@ -17,7 +17,8 @@ use crate::sae::parts::{Origin, Parts};
 pub(super) fn read(folder: &Path) -> Result<Parts, SaeError> {
     let path = folder.join("hyperparams.json");
     let cfg = config(&path)?;
-    let missing = |key: &str| SaeError::format(&path, format!("{key} is missing"), "it is no configuration of Llama Scope");
+    let missing =
+        |key: &str| SaeError::format(&path, format!("{key} is missing"), "it is no configuration of Llama Scope");
     let weights = folder.join("checkpoints/final.safetensors");
     let file = Safetensors::open(&weights)?;
     let n = floats(&file, "encoder.bias")?.1.len();

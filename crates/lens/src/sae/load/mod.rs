@@ -81,7 +81,8 @@ pub fn load(path: &Path) -> Result<Parts, SaeError> {
     }
     let family = Family::ALL.into_iter().find(|f| f.files().iter().all(|name| folder.join(name).is_file()));
     let Some(family) = family else {
-        let wanted: Vec<String> = Family::ALL.iter().map(|f| format!("{} ({})", f.name(), f.files().join(" + "))).collect();
+        let wanted: Vec<String> =
+            Family::ALL.iter().map(|f| format!("{} ({})", f.name(), f.files().join(" + "))).collect();
         let fix = format!("an autoencoder is a folder of one of: {}", wanted.join("; "));
         return Err(SaeError::format(&folder, "no autoencoder is in it", fix));
     };
@@ -166,7 +167,13 @@ fn vector(file: &Safetensors, name: &'static str, n: usize) -> Result<Vec<f32>, 
 }
 
 /// Rows of latents, (n, d), of a matrix that is stored so or as its transpose.
-fn by_latent(path: &Path, name: &str, (shape, values): (&[usize], Vec<f32>), n: usize, d: usize) -> Result<Vec<f32>, SaeError> {
+fn by_latent(
+    path: &Path,
+    name: &str,
+    (shape, values): (&[usize], Vec<f32>),
+    n: usize,
+    d: usize,
+) -> Result<Vec<f32>, SaeError> {
     if n == d {
         let problem = format!("{name} is {n} x {n}: nothing says which way it lies");
         return Err(SaeError::format(path, problem, "an autoencoder with as many latents as values is not read"));

@@ -72,7 +72,9 @@ fn activation(path: &Path, cfg: &Value, file: &Safetensors, n: usize) -> Result<
             }
         },
         "topk" => Activation::TopK {
-            k: k.ok_or_else(|| SaeError::format(path, "k is missing", "a TopK autoencoder says how many latents fire"))?,
+            k: k.ok_or_else(|| {
+                SaeError::format(path, "k is missing", "a TopK autoencoder says how many latents fire")
+            })?,
         },
         "jumprelu" | "batchtopk" => Activation::JumpRelu { threshold: vector(file, "threshold", n)? },
         "gated" => Activation::Gated {
@@ -120,9 +122,7 @@ fn normalize(path: &Path, cfg: &Value, notes: &mut Vec<String>) -> Result<Normal
 fn origin(cfg: &Value) -> Origin {
     let null = Value::Null;
     let metadata = cfg.get("metadata").unwrap_or(&null);
-    let either = |new: &str, old: &[&str]| {
-        text(metadata, new).or_else(|| old.iter().find_map(|key| text(cfg, key)))
-    };
+    let either = |new: &str, old: &[&str]| text(metadata, new).or_else(|| old.iter().find_map(|key| text(cfg, key)));
     let ours = metadata.get("meden").unwrap_or(&null);
     Origin {
         site: either("hook_name", &["hook_name", "hook_point"]),

@@ -17,7 +17,8 @@ use crate::sae::parts::{Origin, Parts};
 pub(super) fn read(folder: &Path) -> Result<Parts, SaeError> {
     let path = folder.join("cfg.json");
     let cfg = config(&path)?;
-    let missing = |key: &str| SaeError::format(&path, format!("{key} is missing"), "it is no configuration of sparsify");
+    let missing =
+        |key: &str| SaeError::format(&path, format!("{key} is missing"), "it is no configuration of sparsify");
     let d = number(&cfg, "d_in").ok_or_else(|| missing("d_in"))?;
     let told = number(&cfg, "num_latents").filter(|n| *n > 0);
     let n = match told {

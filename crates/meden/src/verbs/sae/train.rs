@@ -235,7 +235,10 @@ fn table(report: &Report) -> Table {
     table.row(["dead", &human::percent(fit.dead)]);
     table.row(["active in over 10% of rows", &human::percent(fit.dense)]);
     table.row(["cosine", &format!("{:.4}", fit.cosine)]);
-    table.row(["loss as it is / spliced / zeros", &format!("{:.3} / {:.3} / {:.3}", loss.clean, loss.spliced, loss.zero)]);
+    table.row([
+        "loss as it is / spliced / zeros",
+        &format!("{:.3} / {:.3} / {:.3}", loss.clean, loss.spliced, loss.zero),
+    ]);
     table.row(["loss recovered", &format!("{:.4}", loss.recovered)]);
     table
 }

@@ -86,12 +86,12 @@ pub fn run(args: &Args, global: Global) -> anyhow::Result<Exit> {
     let mut behaviour = work.journal::<Outcome>("behaviour.jsonl")?;
     observe(&asker, (&relations, &design), (&wanted, &demos), &mut behaviour, &mut companions)?;
     let decided = draw(&wanted, args.most, |c| behaviour.get(&c.key(&relations, &design)).map(|o| o.source));
-    let rows =
-        collect(&asker, (&relations, &design), (&decided, &demos), (&behaviour, &layers), &mut companions)?;
+    let rows = collect(&asker, (&relations, &design), (&decided, &demos), (&behaviour, &layers), &mut companions)?;
     bar.clear();
     rows.save(&work.file("rows.safetensors"), &setup.model)?;
 
-    let count = |demos: Demos, context: bool| rows.rows.iter().filter(|r| r.demos == demos && r.context == context).count();
+    let count =
+        |demos: Demos, context: bool| rows.rows.iter().filter(|r| r.demos == demos && r.context == context).count();
     if global.json {
         let by: Vec<_> = Demos::SHOWN
             .iter()

@@ -45,7 +45,12 @@ pub struct Args {
     #[arg(long, value_name = "FOLDER")]
     work: PathBuf,
     /// Methods
-    #[arg(long, default_value = "spare,random-latents,shuffled-labels,means", value_delimiter = ',', value_name = "M,M")]
+    #[arg(
+        long,
+        default_value = "spare,random-latents,shuffled-labels,means",
+        value_delimiter = ',',
+        value_name = "M,M"
+    )]
     methods: Vec<Method>,
     /// Strengths
     #[arg(long, default_value = "1,2", value_delimiter = ',', value_name = "X,X")]
@@ -330,7 +335,13 @@ fn measure(
     // a closed book has no second session to contrast with
     if !matches!(doing.arm, Arm::Cad { .. }) {
         let cases: Vec<usize> = bench.cases.iter().copied().filter(|&c| design.cases[c].fold == fold).collect();
-        ask_closed(&bench.asker, (bench.questions, bench.closed), (arm.0, arm.1, &cases), (journal, plain), companions)?;
+        ask_closed(
+            &bench.asker,
+            (bench.questions, bench.closed),
+            (arm.0, arm.1, &cases),
+            (journal, plain),
+            companions,
+        )?;
     }
     Ok(())
 }

@@ -20,7 +20,8 @@ fn interval(share: &Share) -> String {
 
 /// One line an arm, in percent.
 pub fn table(report: &Report<'_>) -> Table {
-    let head = ["", "text", "memory", "neither", "text±", "memory±", "T→M", "M→T", "closed", "agree", "KL", "prose", "|dh|"];
+    let head =
+        ["", "text", "memory", "neither", "text±", "memory±", "T→M", "M→T", "closed", "agree", "KL", "prose", "|dh|"];
     let mut table = Table::new(head).align(0, Align::Left);
     for arm in report.arms {
         let (row, damage) = (&arm.row, &arm.damage);
@@ -65,8 +66,26 @@ pub fn write(path: &Path, report: &Report<'_>) -> anyhow::Result<()> {
         "|dh|: length of the edit over that of the row, summed over layers".into(),
     ]);
     let head = [
-        "arm", "prompts", "answers", "from the text", "from memory", "neither", "change, text", "change, memory", "p, text",
-        "p, memory", "T→M", "M→T", "T kept", "M kept", "leaning, nats", "closed", "agree", "KL", "prose", "|dh|",
+        "arm",
+        "prompts",
+        "answers",
+        "from the text",
+        "from memory",
+        "neither",
+        "change, text",
+        "change, memory",
+        "p, text",
+        "p, memory",
+        "T→M",
+        "M→T",
+        "T kept",
+        "M kept",
+        "leaning, nats",
+        "closed",
+        "agree",
+        "KL",
+        "prose",
+        "|dh|",
     ];
     let rows: Vec<Vec<String>> = report
         .arms

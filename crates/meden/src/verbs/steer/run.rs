@@ -98,7 +98,11 @@ pub fn run(args: &Args, global: Global) -> anyhow::Result<Exit> {
     output::text(&format!("{steered}\n"))?;
     if !global.quiet {
         say(&format!("without steering: {plain}"));
-        say(&format!("to {}, strength {strength}: the edit is {:.1}% of the row's length", args.to.name(), 100.0 * relative));
+        say(&format!(
+            "to {}, strength {strength}: the edit is {:.1}% of the row's length",
+            args.to.name(),
+            100.0 * relative
+        ));
     }
     Ok(Exit::Ok)
 }

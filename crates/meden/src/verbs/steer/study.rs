@@ -195,7 +195,10 @@ impl EditArgs {
             let site = parts.origin.site.clone().unwrap_or_default();
             let found = places(&site, &Layers::all(), &opened.config)?;
             let [place] = found[..] else {
-                return Err(usage(format!("--sae: {} is of {site:?}, not of one site of this model", folder.display())));
+                return Err(usage(format!(
+                    "--sae: {} is of {site:?}, not of one site of this model",
+                    folder.display()
+                )));
             };
             if place.site != meden_engine::Site::ResidPost {
                 return Err(usage(format!("--sae: {} is of {place}; steering edits resid_post", folder.display())));
