@@ -22,10 +22,11 @@ use meden_eval::study::steer::summary::{Pair, Row, row};
 use meden_eval::task::Codec;
 use meden_lens::capture::exact_session;
 use meden_lens::steer::{Steering, Toward};
+use meden_stats::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::page;
-use super::study::{EditArgs, SETS, Setup, Work, design, facts, sets};
+use super::study::{EditArgs, SEED, SETS, Setup, Work, design, facts, sets};
 use crate::args::ModelArgs;
 use crate::cli::Global;
 use crate::exit::{Exit, usage};
@@ -250,8 +251,10 @@ fn bench<'a>(
 ) -> Bench<'a> {
     let mut cases = Vec::new();
     for &fold in &args.folds {
-        let of = (0..design.cases.len()).filter(|&c| design.cases[c].fold == fold);
-        cases.extend(of.take(args.facts_per_fold.unwrap_or(usize::MAX)));
+        let mut of: Vec<usize> = (0..design.cases.len()).filter(|&c| design.cases[c].fold == fold).collect();
+        // facts stand relation by relation: the first of them would be all of one kind
+        Rng::new(SEED, u64::from(fold)).shuffle(&mut of);
+        cases.extend(of.into_iter().take(args.facts_per_fold.unwrap_or(usize::MAX)));
     }
     let all = cells(relations, design, SETS.0);
     let held = |c: &&Cell| !c.is_seen() && cases.contains(&c.case);
