@@ -16,6 +16,7 @@ pub mod read;
 mod reuse;
 pub mod session;
 pub mod text;
+mod written;
 
 pub use cache::kinds::KvTypes;
 pub use cache::rotation::KvRotation;

@@ -10,6 +10,7 @@ use meden_eval::EvalError;
 use meden_files::FileError;
 use meden_files::quantize::QuantizeError;
 use meden_files::source::SourceError;
+use meden_lens::LensError;
 
 /// Why the program ends. The numbers are part of the interface and stand in the README.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +117,14 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             | EvalError::Prompt { .. } => Exit::Usage,
             EvalError::Results { .. } => Exit::BadFile,
             _ => Exit::Other,
+        });
+    }
+    if let Some(e) = cause.downcast_ref::<LensError>() {
+        return Some(match e {
+            LensError::Engine(e) => of_engine(e),
+            LensError::File(_) | LensError::Unfit { .. } => Exit::BadFile,
+            LensError::Setting { .. } => Exit::Usage,
+            LensError::NotFinite { .. } | LensError::TooLarge { .. } => Exit::Other,
         });
     }
     if let Some(e) = cause.downcast_ref::<SourceError>() {

@@ -5,6 +5,7 @@
 //!
 //! - [`files`]: from a model's name to open files (GGUF, safetensors)
 //! - [`engine`]: tokenizer, model, cache, presses, sessions
+//! - [`lens`]: capture, logit lens, attribution, patching
 //! - [`eval`]: judges, perplexity so far
 //! - [`kernels`], [`report`], [`stats`]: what the others stand on
 //!
@@ -33,5 +34,6 @@ pub use meden_engine as engine;
 pub use meden_eval as eval;
 pub use meden_files as files;
 pub use meden_kernels as kernels;
+pub use meden_lens as lens;
 pub use meden_report as report;
 pub use meden_stats as stats;

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use meden_engine::CacheStats;
+use meden_engine::{CacheStats, Session};
 use meden_report::{human, memory};
 use serde::{Deserialize, Serialize};
 
-use crate::generate::Answer;
+use crate::exit::Exit;
+use crate::generate::{Answer, Finish, TokenLogprob};
 
 /// Seconds and tokens a second.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -53,6 +54,53 @@ impl Memory {
     /// Asks the operating system now.
     pub fn now(weight_bytes: usize) -> Memory {
         Memory { resident_bytes: memory::resident(), peak_bytes: memory::peak(), weight_bytes: weight_bytes as u64 }
+    }
+}
+
+/// What `--json` says of one answer, whichever verb asked for it.
+#[derive(Serialize)]
+pub struct Answered<'a> {
+    text: &'a str,
+    ids: &'a [u32],
+    prompt_tokens: usize,
+    completion_tokens: usize,
+    finish: Finish,
+    timings: Timings,
+    memory: Memory,
+    cache: CacheStats,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    logprobs: &'a [TokenLogprob],
+}
+
+impl<'a> Answered<'a> {
+    /// The figures of an answer to a prompt of `prompt_tokens` tokens, with what session and process hold now.
+    pub fn new(answer: &'a Answer, prompt_tokens: usize, session: &Session, load: Duration) -> Answered<'a> {
+        Answered {
+            text: &answer.text,
+            ids: &answer.ids,
+            prompt_tokens,
+            completion_tokens: answer.ids.len(),
+            finish: answer.finish,
+            timings: Timings::of(answer, prompt_tokens, load),
+            memory: Memory::now(session.model().weight_bytes()),
+            cache: session.stats(),
+            logprobs: &answer.logprobs,
+        }
+    }
+
+    /// Did the answer lose anything to a press?
+    pub fn evicted(&self) -> bool {
+        self.cache.evicted > 0
+    }
+
+    /// The lines after the answer.
+    pub fn lines(&self, answer: &Answer) -> Vec<String> {
+        lines(answer, self.prompt_tokens, &self.cache, &self.memory)
+    }
+
+    /// How the program ends after it.
+    pub fn exit(&self) -> Exit {
+        if self.finish == Finish::Interrupted { Exit::Interrupted } else { Exit::Ok }
     }
 }
 

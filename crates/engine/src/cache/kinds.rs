@@ -70,18 +70,7 @@ impl std::fmt::Display for KvTypes {
     }
 }
 
-impl TryFrom<String> for KvTypes {
-    type Error = EngineError;
-    fn try_from(text: String) -> Result<KvTypes, EngineError> {
-        text.parse()
-    }
-}
-
-impl From<KvTypes> for String {
-    fn from(kinds: KvTypes) -> String {
-        kinds.to_string()
-    }
-}
+crate::written::as_string!(KvTypes);
 
 #[cfg(test)]
 mod tests {

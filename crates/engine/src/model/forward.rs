@@ -3,11 +3,11 @@
 //! For each layer: norm, q k v, rotation, append to the cache, attend, residual; then the press may shrink this
 //! layer's cache, so that the peak stays at the budget; then norm, feed-forward, residual. Hooks see each named site.
 
-use meden_kernels::attention::{AttendInput, AttendParams, AttendScratch, HeadView, attend};
+use meden_kernels::attention::{AttendScratch, HeadView};
 use meden_kernels::matmul::{Activations, Matrix, Needs, matmul, matmul_many};
 use meden_kernels::ops;
 
-use super::attend::{Both, Queries};
+use super::attend::Both;
 use super::config::Activation;
 use super::rope::RopeTable;
 use super::{Block, Linear, Model};
@@ -15,34 +15,33 @@ use crate::cache::KvCache;
 use crate::error::EngineError;
 use crate::hook::{Hook, HookPlan, Site};
 use crate::press::plan::{Moment, Now, Plan};
-use crate::press::watch::{Piece, Watch};
+use crate::press::watch::Watch;
 use crate::read::Reader;
-use crate::reuse::reuse;
 use crate::session::control::{Control, Emit};
 
 /// Buffers that live from piece to piece, so that a decoded token allocates nothing here.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    x: Vec<f32>,           // (tokens, hidden): the residual stream
-    h: Vec<f32>,           // (tokens, hidden): what a sublayer reads, then what it adds
-    q: Vec<f32>,           // (tokens, q_heads, head_dim)
-    k: Vec<f32>,           // (tokens, kv_heads, head_dim)
-    v: Vec<f32>,           // (tokens, kv_heads, head_dim)
-    z: Vec<f32>,           // (tokens, q_heads, head_dim)
-    turned: Vec<f32>,      // (tokens of a segment, q_heads, head_dim): queries as they meet turned keys
-    q_unrotated: Vec<f32>, // (tokens, q_heads, head_dim), where a press asked for it
-    lse: Vec<f32>,         // (tokens, q_heads), where a press asked for it
-    gate: Vec<f32>,        // (tokens, intermediate)
-    up: Vec<f32>,          // (tokens, intermediate)
-    logits: Vec<f32>,      // (rows, vocab)
-    positions: Vec<u32>,
-    wanted: Vec<usize>, // rows whose logits are wanted
-    wanted_positions: Vec<u32>,
-    tables: Vec<RopeTable>,
-    activations: Option<Activations>,
-    attend: AttendScratch,
-    views: Vec<HeadView<'static>>, // empty between calls
-    both: Both,
+    pub(super) x: Vec<f32>,           // (tokens, hidden): the residual stream
+    pub(super) h: Vec<f32>,           // (tokens, hidden): what a sublayer reads, then what it adds
+    pub(super) q: Vec<f32>,           // (tokens, q_heads, head_dim)
+    pub(super) k: Vec<f32>,           // (tokens, kv_heads, head_dim)
+    pub(super) v: Vec<f32>,           // (tokens, kv_heads, head_dim)
+    pub(super) z: Vec<f32>,           // (tokens, q_heads, head_dim)
+    pub(super) turned: Vec<f32>,      // (tokens of a segment, q_heads, head_dim): queries as they meet turned keys
+    pub(super) q_unrotated: Vec<f32>, // (tokens, q_heads, head_dim), where a press asked for it
+    pub(super) lse: Vec<f32>,         // (tokens, q_heads), where a press asked for it
+    pub(super) gate: Vec<f32>,        // (tokens, intermediate)
+    pub(super) up: Vec<f32>,          // (tokens, intermediate)
+    pub(super) logits: Vec<f32>,      // (rows, vocab)
+    pub(super) positions: Vec<u32>,
+    pub(super) wanted: Vec<usize>, // rows whose logits are wanted
+    pub(super) wanted_positions: Vec<u32>,
+    pub(super) tables: Vec<RopeTable>,
+    pub(super) activations: Option<Activations>,
+    pub(super) attend: AttendScratch,
+    pub(super) views: Vec<HeadView<'static>>, // empty between calls
+    pub(super) both: Both,
 }
 
 /// Rows of logits computed at a time, so that a long text with a large vocabulary needs little memory.
@@ -180,137 +179,6 @@ impl Model {
         pass.visit(Site::ResidPost, layer, hooks, |s| &mut s.x)
     }
 
-    /// Attention of one layer: reads `x`, leaves what the output projection gives in `h`.
-    fn attention(&self, layer: usize, pass: &mut Pass<'_, '_>, hooks: &mut [&mut dyn Hook]) -> Result<(), EngineError> {
-        let (pool, isa, c) = (self.pool(), self.isa(), &self.config);
-        let (block, dim) = (&self.blocks[layer], c.head_dim);
-        let a = &block.attention;
-        let s = &mut *pass.scratch;
-        let tokens = s.positions.len();
-        let act = s.activations.get_or_insert_with(Activations::new);
-        s.h.resize(tokens * c.hidden, 0.0);
-        s.q.resize(tokens * c.q_heads * dim, 0.0);
-        s.k.resize(tokens * c.kv_heads * dim, 0.0);
-        s.v.resize(tokens * c.kv_heads * dim, 0.0);
-        s.z.resize(tokens * c.q_heads * dim, 0.0);
-
-        let needs = Needs::of(&[&a.q.weight, &a.k.weight, &a.v.weight]);
-        let (norm, seen) = ((&block.attention_norm[..], c.norm_eps), pass.hooks.wants(Site::AttnNorm, layer));
-        if !seen && !pass.segments.iter().any(|segment| segment.watch.wants_hidden()) {
-            act.set_normed(pool, &s.x, norm, isa, needs);
-        } else {
-            // a press or a hook wants the normed rows too: the same bits, written out
-            ops::rms_norm(pool, isa, &s.x, norm.0, norm.1, &mut s.h);
-            pass.visit(Site::AttnNorm, layer, hooks, |s| &mut s.h)?;
-            let s = &mut *pass.scratch;
-            s.activations.get_or_insert_with(Activations::new).set_for(pool, &s.h, c.hidden, isa, needs);
-        }
-        let s = &mut *pass.scratch;
-        let act = s.activations.get_or_insert_with(Activations::new);
-        matmul_many(
-            pool,
-            act,
-            &mut [(&a.q.weight, &mut s.q[..]), (&a.k.weight, &mut s.k[..]), (&a.v.weight, &mut s.v[..])],
-        )?;
-        for (linear, rows) in [(&a.q, &mut s.q), (&a.k, &mut s.k), (&a.v, &mut s.v)] {
-            self.add_bias(linear, rows);
-        }
-        pass.visit(Site::Q, layer, hooks, |s| &mut s.q)?;
-        pass.visit(Site::K, layer, hooks, |s| &mut s.k)?;
-        pass.visit(Site::V, layer, hooks, |s| &mut s.v)?;
-        let s = &mut *pass.scratch;
-        if let (Some(q_norm), Some(k_norm)) = (&a.q_norm, &a.k_norm) {
-            ops::rms_norm_inplace(pool, isa, &mut s.q, q_norm, c.norm_eps);
-            ops::rms_norm_inplace(pool, isa, &mut s.k, k_norm, c.norm_eps);
-        }
-        let how = c.attention[layer];
-        if pass.segments.iter().any(|segment| segment.watch.wants_unrotated()) {
-            s.q_unrotated.clone_from(&s.q);
-        }
-        let (table, rotated) = (&s.tables[how.rope], c.ropes[how.rope].rotated());
-        ops::rope(pool, isa, &mut s.q, dim, &table.cos, &table.sin, rotated);
-        ops::rope(pool, isa, &mut s.k, dim, &table.cos, &table.sin, rotated);
-        pass.visit(Site::QRot, layer, hooks, |s| &mut s.q)?;
-        pass.visit(Site::KRot, layer, hooks, |s| &mut s.k)?;
-
-        let s = &mut *pass.scratch;
-        let params = AttendParams { scale: c.attention_scale, softcap: c.attention_softcap, window: how.window };
-        let mut first = 0;
-        for segment in &mut *pass.segments {
-            let rows = first..first + segment.ids.len();
-            first = rows.end;
-            let of = |width: usize| rows.start * width..rows.end * width;
-            let (q_width, kv_width) = (c.q_heads * dim, c.kv_heads * dim);
-            let q_positions = &s.positions[rows.clone()];
-            segment.cache.layer_mut(layer).append(q_positions, &s.k[of(kv_width)], &s.v[of(kv_width)]);
-            let (q, z) = (&s.q[of(q_width)], &mut s.z[of(q_width)]);
-            let rotation = segment.cache.rotation();
-            s.turned.clear();
-            if let Some(rotation) = rotation {
-                s.turned.extend_from_slice(q);
-                rotation.turn_all((pool, isa), &mut s.turned, dim);
-            }
-            // As they meet the stored keys.
-            let meeting = if rotation.is_some() { &s.turned[..] } else { q };
-            s.lse.clear();
-            if segment.watch.wants_lse(layer) {
-                s.lse.resize(segment.ids.len() * c.q_heads, 0.0);
-            }
-            let lse = (!s.lse.is_empty()).then_some(&mut s.lse[..]);
-            if let Some(narrow) = segment.cache.layers()[layer].narrow() {
-                // neither turned keys nor a reader of some pages come together with narrow keys
-                let queries = Queries { rows: q, positions: q_positions, params };
-                let cache = &segment.cache.layers()[layer];
-                self.attend_both((cache, narrow), &queries, (z, lse), &mut s.attend, &mut s.both)?;
-            } else {
-                // Mass by column is about every slot.
-                let whole = lse.is_some();
-                let read = |heads: &[HeadView<'_>]| {
-                    let input = AttendInput { q: meeting, q_positions, q_heads: c.q_heads, heads, params };
-                    attend(pool, isa, &input, &mut *z, lse, &mut s.attend)
-                };
-                match segment.reader.as_deref_mut() {
-                    Some(reader) if !whole => {
-                        reader.with_views(layer, segment.cache.layer_mut(layer), (isa, meeting), read)?;
-                    }
-                    reader => {
-                        if let Some(reader) = reader {
-                            reader.dense(&segment.cache.layers()[layer]);
-                        }
-                        let mut heads = reuse(std::mem::take(&mut s.views));
-                        heads.extend(segment.cache.layers()[layer].views());
-                        let attended = read(&heads);
-                        s.views = reuse(heads);
-                        attended?;
-                    }
-                }
-                if let Some(rotation) = rotation {
-                    rotation.turn_all((pool, isa), z, dim);
-                }
-            }
-            if !segment.watch.is_idle() {
-                let unrotated = if segment.watch.wants_unrotated() { of(q_width) } else { 0..0 };
-                let hidden = if segment.watch.wants_hidden() { of(c.hidden) } else { 0..0 };
-                let piece = Piece {
-                    model: self,
-                    layer,
-                    positions: q_positions,
-                    hidden: &s.h[hidden],
-                    residual: &s.x[of(c.hidden)],
-                    q_unrotated: &s.q_unrotated[unrotated],
-                    q,
-                    q_meeting: meeting,
-                    lse: &s.lse,
-                };
-                segment.watch.observe(&piece, segment.cache.layer_mut(layer))?;
-            }
-        }
-        pass.visit(Site::Z, layer, hooks, |s| &mut s.z)?;
-
-        let s = &mut *pass.scratch;
-        self.project(&a.o, &s.z, &mut s.h, &mut s.activations)
-    }
-
     /// Feed-forward of one layer: reads `x`, leaves what the down projection gives in `h`.
     fn mlp(
         &self,
@@ -353,7 +221,7 @@ impl Model {
         self.project(&m.down, &s.gate, &mut s.h, &mut s.activations)
     }
 
-    fn project(
+    pub(super) fn project(
         &self,
         linear: &Linear,
         x: &[f32],
@@ -367,7 +235,7 @@ impl Model {
         Ok(())
     }
 
-    fn add_bias(&self, linear: &Linear, rows: &mut [f32]) {
+    pub(super) fn add_bias(&self, linear: &Linear, rows: &mut [f32]) {
         if let Some(bias) = &linear.bias {
             ops::add_bias(self.pool(), self.isa(), rows, bias);
         }
@@ -424,7 +292,7 @@ impl Model {
 
 impl Pass<'_, '_> {
     /// Show one of the buffers to the hooks that want this place.
-    fn visit(
+    pub(super) fn visit(
         &mut self,
         site: Site,
         layer: usize,

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use meden_files::hash::Hash;
 use meden_files::quantize::{Outline, Recipe};
-use meden_files::{FileError, ModelFiles, TensorInfo, names};
+use meden_files::{FileError, ModelFiles, TensorInfo};
 use meden_kernels::dtype::DType;
 use meden_kernels::isa::Isa;
 use meden_kernels::matmul::Matrix;
@@ -18,6 +18,7 @@ use meden_kernels::weights;
 
 use super::config::Config;
 use super::quantizing::{Quantizing, Rows};
+use super::size::bytes_read;
 use super::watch::{LoadWatch, Watched};
 use super::{Attention, Block, Linear, LoadOptions, Mlp, Model, WeightMode};
 use crate::error::EngineError;
@@ -106,39 +107,8 @@ pub(crate) fn load(files: &ModelFiles, options: &LoadOptions, watch: LoadWatch<'
     })
 }
 
-/// Peak bytes of loading: what stays, and what is being converted: the largest tensor, or one of a layer a thread.
-pub(crate) fn bytes_needed(files: &ModelFiles, options: &LoadOptions) -> u64 {
-    let outline = outline(files);
-    let held = |t: &TensorInfo| -> u64 {
-        let values: usize = t.shape.iter().product();
-        if let Some(recipe) = options.quantize {
-            let dtype = recipe.choose(outline, &names::to_gguf(files.architecture(), &t.name), &t.shape).dtype;
-            return (values / dtype.block_len() * dtype.block_bytes()) as u64;
-        }
-        match options.weights {
-            WeightMode::Native => t.bytes as u64,
-            WeightMode::F32 => 4 * values as u64,
-            WeightMode::Mapped => 0,
-        }
-    };
-    let total: u64 = files.tensors().map(&held).sum();
-    let largest = |in_layer: bool| {
-        let tensors = files.tensors().filter(|t| !in_layer || t.name.starts_with("model.layers."));
-        tensors.map(|t| t.bytes as u64).max().unwrap_or(0)
-    };
-    let threads = if options.threads == 0 { Pool::default_threads() } else { options.threads };
-    total + largest(false).max(largest(true) * threads as u64)
-}
-
-/// Bytes of the tensors that a model is made of: a tied output matrix and the frequencies of old files are not read.
-fn bytes_read(files: &ModelFiles) -> u64 {
-    let tied = files.config().is_some_and(|c| c.tie_word_embeddings == Some(true));
-    let read = |t: &&TensorInfo| !(tied && t.name == "lm_head.weight" || t.name.ends_with("rotary_emb.inv_freq"));
-    files.tensors().filter(read).map(|t| t.bytes as u64).sum()
-}
-
 /// What of a model decides which format its tensors get.
-fn outline(files: &ModelFiles) -> Outline {
+pub(super) fn outline(files: &ModelFiles) -> Outline {
     let layer = |t: &TensorInfo| t.name.strip_prefix("model.layers.")?.split_once('.')?.0.parse::<usize>().ok();
     let tied = files.config().is_some_and(|c| c.tie_word_embeddings == Some(true));
     Outline {

@@ -1,6 +1,7 @@
 //! A loaded model: weights, thread pool, and nothing that changes while it runs.
 
 mod attend;
+mod attention;
 pub mod config;
 mod config_gguf;
 mod config_hf;
@@ -137,7 +138,7 @@ impl Model {
 
     /// Bytes that loading will need at its peak, before anything is read.
     pub fn bytes_needed(files: &ModelFiles, options: &LoadOptions) -> u64 {
-        load::bytes_needed(files, options)
+        size::bytes_needed(files, options)
     }
 
     /// The model's shape.

@@ -100,18 +100,7 @@ impl std::fmt::Display for Budget {
     }
 }
 
-impl TryFrom<String> for Budget {
-    type Error = EngineError;
-    fn try_from(text: String) -> Result<Self, EngineError> {
-        text.parse()
-    }
-}
-
-impl From<Budget> for String {
-    fn from(budget: Budget) -> String {
-        budget.to_string()
-    }
-}
+crate::written::as_string!(Budget);
 
 /// Slots kept of `n` when the share `ratio` is removed: `max(1, n - floor(n * ratio))`, guarded against the float
 /// that turns 1000 * (1 - 0.9) into 99.

@@ -22,9 +22,11 @@ pub mod rotation;
 pub mod score;
 pub mod select;
 pub mod spec;
+pub(crate) mod trained;
 pub mod view;
 pub mod watch;
 pub mod wrap;
+mod written;
 
 pub use registry::PressInfo;
 pub use spec::PressSpec;

@@ -100,18 +100,7 @@ impl std::fmt::Display for Schedule {
     }
 }
 
-impl TryFrom<String> for Schedule {
-    type Error = EngineError;
-    fn try_from(text: String) -> Result<Self, EngineError> {
-        text.parse()
-    }
-}
-
-impl From<Schedule> for String {
-    fn from(schedule: Schedule) -> String {
-        schedule.to_string()
-    }
-}
+crate::written::as_string!(Schedule);
 
 /// How a share becomes a number of slots.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

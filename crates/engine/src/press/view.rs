@@ -1,12 +1,14 @@
 //! What a press sees of a layer when it acts.
 
+use std::collections::BTreeMap;
+
 use crate::cache::head::HeadCache;
 use crate::error::EngineError;
 use crate::model::Model;
 use crate::model::config::Config;
 
 use super::policy::Rounding;
-use super::select::Protect;
+use super::select::{Keep, Protect};
 use super::watch::LayerState;
 
 /// One layer at the moment a press acts: every head's slots, and what was gathered for the press.
@@ -128,6 +130,33 @@ impl Scores {
     }
 }
 
+/// Sums of some rows by position: positions ascending, and their sums. Rows are of heads, which may hold different slots.
+pub fn sum_by_position<'a>(rows: impl IntoIterator<Item = (&'a [u32], &'a [f32])>) -> (Vec<u32>, Vec<f64>) {
+    let (mut positions, mut sums): (Vec<u32>, Vec<f64>) = (Vec::new(), Vec::new());
+    for (held, row) in rows {
+        if positions.is_empty() {
+            positions = held.to_vec();
+            sums = row.iter().map(|&score| f64::from(score)).collect();
+        } else if positions == held {
+            sums.iter_mut().zip(row).for_each(|(sum, &score)| *sum += f64::from(score));
+        } else {
+            let mut all: BTreeMap<u32, f64> = positions.into_iter().zip(sums).collect();
+            held.iter().zip(row).for_each(|(&p, &score)| *all.entry(p).or_default() += f64::from(score));
+            (positions, sums) = all.into_iter().unzip();
+        }
+    }
+    (positions, sums)
+}
+
+/// Slots of each head that lie at some positions (ascending).
+pub fn slots_at(heads: &[HeadCache], positions: &[u32]) -> Keep {
+    let of_head = |head: &HeadCache| {
+        let held = head.positions().iter().enumerate();
+        held.filter(|(_, p)| positions.binary_search(p).is_ok()).map(|(slot, _)| slot as u32).collect()
+    };
+    heads.iter().map(of_head).collect()
+}
+
 /// Mean over a window of `kernel` slots around each, with zeros beyond both ends counted (stride 1, as in SnapKV).
 pub fn average_pool(row: &mut [f32], kernel: usize) {
     let (half, old) = (kernel / 2, row.to_vec());
@@ -140,6 +169,15 @@ pub fn average_pool(row: &mut [f32], kernel: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sums_by_position_are_of_whatever_heads_hold_a_position() {
+        let even: [(&[u32], &[f32]); 2] = [(&[0, 2, 5], &[1.0, 2.0, 3.0]), (&[0, 2, 5], &[0.5, 0.0, 1.0])];
+        assert_eq!(sum_by_position(even), (vec![0, 2, 5], vec![1.5, 2.0, 4.0]));
+        let ragged: [(&[u32], &[f32]); 3] = [(&[0, 2], &[1.0, 2.0]), (&[2, 3], &[4.0, 8.0]), (&[0], &[16.0])];
+        assert_eq!(sum_by_position(ragged), (vec![0, 2, 3], vec![17.0, 6.0, 8.0]));
+        assert_eq!(sum_by_position([]), (vec![], vec![]));
+    }
 
     #[test]
     fn pooling_counts_the_zeros_beyond_the_ends() {

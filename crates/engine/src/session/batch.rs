@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::compress::end_of_prefill;
 use super::control::Control;
 use super::interrupted::Pressed;
 use super::replay::Progress;
@@ -13,7 +14,7 @@ use super::{LogitRows, Session};
 use crate::error::EngineError;
 use crate::hook::HookPlan;
 use crate::model::forward::{Pass, Scratch, Segment};
-use crate::press::plan::{Moment, Now};
+use crate::press::plan::{Moment, held};
 use crate::press::replay::tokens;
 use crate::reuse::reuse;
 
@@ -227,8 +228,7 @@ impl Session {
         let readings = self.readings(press.as_ref(), &self.history)?;
         self.cache = self.read_again(&press, &readings, (progress, control))?;
         let Some(plan) = self.plan.as_mut() else { return Ok(0) };
-        let long_rope = self.long_rope.unwrap_or(false);
-        let now = Now { model: &self.model, seen, moment: Moment::PrefillEnd, long_rope };
+        let now = end_of_prefill(&self.model, seen, self.long_rope);
         plan.act_now(&mut self.cache, &now, &self.watch)?;
         plan.counters.replayed += tokens(&readings) as u64;
         self.drop_replay(press.as_ref());
@@ -240,7 +240,7 @@ impl Session {
         let mut moment = if standing.first { Moment::PrefillChunk } else { Moment::Decode };
         let mut count = left.min(self.options.prefill_chunk);
         if let Some(plan) = &self.plan {
-            count = count.min(plan.piece(moment, left, self.history.len(), &self.cache));
+            count = count.min(plan.piece(moment, left, self.history.len(), |layer| held(&self.cache.layers()[layer])));
         }
         let last = count == left;
         if standing.first && last {

@@ -14,7 +14,7 @@ use crate::error::EngineError;
 use crate::model::config::Config;
 use crate::press::budget::{Budget, SkipOverflow, keep_of};
 use crate::press::plan::{Moment, Plan};
-use crate::press::policy::{Policy, PrefillSchedule, Rounding};
+use crate::press::policy::{Policy, Rounding};
 use crate::press::registry::Adaptivity;
 use crate::press::replay::Text;
 use crate::press::{PressSpec, Scope};
@@ -148,7 +148,7 @@ impl Counts<'_> {
             let mut moment = if first { Moment::PrefillChunk } else { Moment::Decode };
             let mut count = left.min(self.chunk);
             if let Some(plan) = self.plan {
-                count = count.min(self.piece_of(plan, moment, left));
+                count = count.min(plan.piece(moment, left, self.seen, |layer| self.held[layer]));
             }
             left -= count;
             if first && left == 0 {
@@ -156,28 +156,6 @@ impl Counts<'_> {
             }
             self.piece(count, moment);
         }
-    }
-
-    /// How many of `left` tokens are read in one go, as the plan has it.
-    fn piece_of(&self, plan: &Plan, moment: Moment, left: usize) -> usize {
-        let schedule = plan.policy.schedule;
-        let room = |every: usize| {
-            let pressed = (0..self.held.len()).filter(|&l| self.is_pressed(plan, l));
-            let room = pressed.map(|l| (plan.layer_target(l, self.seen) + every).saturating_sub(self.held[l]));
-            room.min().unwrap_or(every).clamp(1, every)
-        };
-        let most = match (moment, schedule.prefill, schedule.decode_every) {
-            (Moment::PrefillChunk | Moment::PrefillEnd, PrefillSchedule::Chunk(chunk), _) => chunk,
-            (Moment::PrefillChunk | Moment::PrefillEnd, PrefillSchedule::End, _) => left,
-            (_, _, Some(every)) => room(every),
-            (Moment::Decode, PrefillSchedule::Chunk(chunk), None) => chunk,
-            _ => left,
-        };
-        most.min(left).max(1)
-    }
-
-    fn is_pressed(&self, plan: &Plan, layer: usize) -> bool {
-        !plan.is_skipped(layer) && self.shape.windows[layer].is_none()
     }
 
     fn piece(&mut self, count: usize, moment: Moment) {
@@ -188,7 +166,7 @@ impl Counts<'_> {
             let before = self.held[layer];
             pages = pages - self.shape.page_bytes(before) + self.shape.page_bytes(before + count);
             self.peak = self.peak.max(pages);
-            let waits = self.plan.is_some_and(|plan| together && self.is_pressed(plan, layer));
+            let waits = self.plan.is_some_and(|plan| together && plan.pressed().contains(&layer));
             let after = |plan: &Plan| self.after(plan, layer, before + count, (seen, moment));
             let kept = self.plan.filter(|_| !waits).map_or(before + count, after);
             self.peak = self.peak.max(pages + self.copies(layer, before + count, kept));
@@ -206,7 +184,7 @@ impl Counts<'_> {
             self.replay(plan);
         }
         if let Some(plan) = self.plan.filter(|_| together) {
-            for layer in (0..self.held.len()).filter(|&l| self.is_pressed(plan, l)).collect::<Vec<_>>() {
+            for &layer in plan.pressed() {
                 let (held, pages) =
                     (self.held[layer], self.held.iter().map(|&s| self.shape.page_bytes(s)).sum::<usize>());
                 self.held[layer] = self.after(plan, layer, held, (seen, moment));
@@ -248,15 +226,7 @@ impl Counts<'_> {
     fn after(&self, plan: &Plan, layer: usize, held: usize, (seen, moment): (usize, Moment)) -> usize {
         let policy = &plan.policy;
         let target = plan.layer_target(layer, seen);
-        let over = |slots: usize| held >= target + slots.max(1);
-        let due = match (moment, policy.schedule.prefill, policy.schedule.decode_every) {
-            (Moment::PrefillChunk | Moment::PrefillEnd, PrefillSchedule::Chunk(_), _) => over(0),
-            (Moment::PrefillEnd, PrefillSchedule::End, _) => over(0),
-            (Moment::PrefillChunk, PrefillSchedule::End, _) => false,
-            (_, _, Some(every)) => over(every),
-            (Moment::Decode, PrefillSchedule::Chunk(chunk), None) => over(chunk),
-            _ => false,
-        };
+        let due = plan.due(layer, held, (moment, seen));
         let grows = policy.skip_overflow == SkipOverflow::Grow || policy.rounding == Rounding::Kvpress;
         if !due || self.shape.windows[layer].is_some() || (plan.is_skipped(layer) && grows) {
             return held;

@@ -5,78 +5,35 @@
 //! then; [`stats`](Session::stats) says so where it happened.
 
 pub mod batch;
+mod compress;
 pub mod control;
 pub mod forecast;
 mod gathered;
 mod interrupted;
 mod look;
+mod options;
 mod replay;
 mod snapshot;
 mod stats;
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use crate::cache::KvCache;
 use crate::cache::head::HeadCache;
-use crate::cache::kinds::KvTypes;
-use crate::cache::rotation::KvRotation;
 use crate::error::EngineError;
 use crate::model::Model;
-use crate::press::plan::{Moment, Now, Plan};
+use crate::press::Press;
+use crate::press::plan::Plan;
 use crate::press::policy::Policy;
-use crate::press::select::Protect;
 use crate::press::watch::{LayerState, Watch};
-use crate::press::{Press, PressSpec, Scores};
-use crate::read::{ReadPolicy, Reader};
+use crate::read::Reader;
 use batch::{BatchItem, Buffers, forward_batch};
+use compress::no_reader_of_narrow_keys;
 use control::{Control, Emit};
 use interrupted::Interrupted;
 
-/// How a session keeps its cache.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SessionOptions {
-    /// Element types of cached keys and values.
-    pub kv_type: KvTypes,
-    /// How keys and values are turned before they are stored; not at all by default.
-    #[serde(default)]
-    pub kv_rotate: Option<KvRotation>,
-    /// Compression, none by default.
-    pub policy: Option<Policy>,
-    /// Most tokens read in one go.
-    pub prefill_chunk: usize,
-    /// What a decoded token reads of its cache; everything by default.
-    #[serde(default)]
-    pub read: Option<ReadPolicy>,
-    /// Presses that may be applied later with [`Session::compress`]: what they need is gathered while the text is read.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub watch: Vec<PressSpec>,
-}
-
-impl Default for SessionOptions {
-    fn default() -> Self {
-        SessionOptions {
-            kv_type: KvTypes::F16,
-            kv_rotate: None,
-            policy: None,
-            prefill_chunk: 512,
-            watch: Vec::new(),
-            read: None,
-        }
-    }
-}
-
-/// What a compression did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Compression {
-    /// Slots evicted, over all heads.
-    pub evicted: u64,
-    /// Bytes of pages and metadata before.
-    pub before_bytes: u64,
-    /// And after.
-    pub after_bytes: u64,
-}
+pub use compress::Compression;
+pub use options::SessionOptions;
 
 /// Which rows of logits a call returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,17 +65,6 @@ pub struct Session {
     looks: bool,
     /// A piece that a panic (a hook's) left half-way: its tokens are taken out when the session is used again.
     unfinished: Option<interrupted::Pressed>,
-}
-
-/// Page bounds are of whole keys.
-fn no_reader_of_narrow_keys(plan: &Plan, options: &SessionOptions) -> Result<(), EngineError> {
-    match (&options.read, plan.press().narrows()) {
-        (Some(read), true) => Err(EngineError::Press {
-            press: plan.press().name().to_string(),
-            why: format!("it narrows keys, and reading by {read} needs them whole: use one of the two"),
-        }),
-        _ => Ok(()),
-    }
 }
 
 impl Session {
@@ -412,101 +358,6 @@ impl Session {
             self.long_rope = None;
         }
         Ok(())
-    }
-
-    /// Scores that a policy's press gives the slots of a layer now, one row a head, as [`compress`](Self::compress)
-    /// would see them; with the slots that stay whatever their score. A press that reads the text again does so for each
-    /// call, unless [`replay`](Self::replay) has prepared it.
-    ///
-    /// Errors: as `compress`, and a layer that does not exist.
-    pub fn press_scores(&self, layer: usize, policy: &Policy) -> Result<(Scores, Protect), EngineError> {
-        let plan = self.plan_for(policy)?;
-        let cache = self.cache.layers().get(layer).ok_or_else(|| EngineError::Setting {
-            field: "layer",
-            value: layer.to_string(),
-            allowed: format!("0 to {}", self.cache.layers().len() - 1),
-        })?;
-        if plan.press().needs().replay && !self.has_replayed(plan.press().as_ref()) {
-            let readings = self.readings(plan.press().as_ref(), &self.history)?;
-            let progress = replay::Progress { done: 0, total: 0 };
-            let read = self.read_again(plan.press(), &readings, (progress, &mut Control::default()))?;
-            let scores = plan.scores(layer, &read.layers()[layer], &self.now(), &self.watch.layers()[layer])?;
-            return Ok((scores, plan.protects(self.seen())));
-        }
-        let scores = plan.scores(layer, cache, &self.now(), &self.watch.layers()[layer])?;
-        Ok((scores, plan.protects(self.seen())))
-    }
-
-    /// The plan of a policy that is applied to the cache as it stands.
-    fn plan_for(&self, policy: &Policy) -> Result<Plan, EngineError> {
-        let mut plan = Plan::compile(policy, self.model.config(), &self.cache)?;
-        if let Some(old) = &self.plan {
-            plan.inherit(old);
-        }
-        if self.cache.is_narrowed() {
-            return Err(EngineError::Press {
-                press: policy.press.to_string(),
-                why: "the older keys of this cache have lost channels, which it would not see: apply it before, as in composed(snapkv, think)".into(),
-            });
-        }
-        no_reader_of_narrow_keys(&plan, &self.options)?;
-        plan.press().fits(&self.model)?;
-        let needs = plan.press().needs();
-        if !self.watch.has(&needs) {
-            return Err(EngineError::Press {
-                press: policy.press.to_string(),
-                why: format!(
-                    "it needs {}, which this session did not gather while it read: name the press in `watch` when the session is made",
-                    needs.words()
-                ),
-            });
-        }
-        Ok(plan)
-    }
-
-    fn now(&self) -> Now<'_> {
-        Now {
-            model: &self.model,
-            seen: self.history.len(),
-            moment: Moment::PrefillEnd,
-            long_rope: self.long_rope.unwrap_or(false),
-        }
-    }
-
-    /// Press the cache as it stands, whatever the schedule; the policy goes on from here (its decode schedule, if it
-    /// has one). Made for forks of one dense session: read a text once, try every press on it.
-    ///
-    /// Errors: a policy that this model cannot carry out, a press whose needs were not gathered (name it in
-    /// [`SessionOptions::watch`]).
-    pub fn compress(&mut self, policy: &Policy) -> Result<Compression, EngineError> {
-        self.compress_with(policy, &mut Control::default())
-    }
-
-    /// The same, with progress and a way to stop for presses that read the text again.
-    ///
-    /// Errors: as `compress`; cancellation, which leaves the session as it was.
-    pub fn compress_with(&mut self, policy: &Policy, control: &mut Control<'_>) -> Result<Compression, EngineError> {
-        let mut plan = self.plan_for(policy)?;
-        let (before, evicted) = (self.cache.bytes(), plan.counters.evicted);
-        let replays = plan.press().needs().replay;
-        if replays && plan.replays(self.seen()) {
-            plan.counters.replayed += self.ensure_replayed(plan.press(), control)? as u64;
-        }
-        let now = Now {
-            model: &self.model,
-            seen: self.history.len(),
-            moment: Moment::PrefillEnd,
-            long_rope: self.long_rope.unwrap_or(false),
-        };
-        plan.act_now(&mut self.cache, &now, &self.watch)?;
-        if replays {
-            self.drop_replay(plan.press().as_ref());
-        }
-        let after = self.cache.bytes();
-        let evicted = plan.counters.evicted - evicted;
-        self.plan = Some(plan);
-        self.options.policy = Some(policy.clone());
-        Ok(Compression { evicted, before_bytes: (before.0 + before.1) as u64, after_bytes: (after.0 + after.1) as u64 })
     }
 
     /// Write the session to a file, bound to its model and policy; see [`Session::restore`].

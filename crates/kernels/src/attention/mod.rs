@@ -12,6 +12,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod block;
+#[cfg(target_arch = "x86_64")]
+mod block512;
 pub mod bounds;
 mod columns;
 #[cfg(target_arch = "x86_64")]
@@ -153,7 +155,7 @@ fn run(
         if shape.m * shape.group <= DECODE_ROWS || shape.m == 1 {
             decode::attend(pool, input, shape, results, scratch);
         } else {
-            prefill::attend(pool, input, shape, results, scratch);
+            prefill::attend(pool, isa, input, shape, results, scratch);
         }
         return;
     }

@@ -4,12 +4,15 @@
 //! The general allocator is not used for the cache, because it keeps freed memory for itself at a granularity nobody
 //! can predict; "the cache is smaller now" must be true of the process, not of a counter.
 
+mod counting;
 mod mapped;
 mod os;
 mod pages;
 mod slab;
 mod table;
+pub(crate) mod weights;
 
+pub use counting::CountingAllocator;
 pub use mapped::MappedFile;
 pub use slab::{PageBuf, Slab};
 pub use table::PageTable;

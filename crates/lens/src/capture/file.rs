@@ -7,8 +7,8 @@ use meden_files::safetensors_file::Safetensors;
 use meden_kernels::weights::dequantize;
 use serde_json::{Map, Value};
 
-use super::RowOf;
 use super::layout::{FORMAT, INDEX, VERSION, read_mark};
+use super::{Captured, RowOf};
 use crate::error::LensError;
 use crate::place::Place;
 
@@ -109,6 +109,22 @@ impl CaptureFile {
         let mut values = vec![0f32; rows.len() * tensor.shape[1]];
         dequantize(tensor.dtype, &bytes, &mut values).map_err(meden_engine::EngineError::from)?;
         Ok(values)
+    }
+
+    /// All rows of some places in memory.
+    ///
+    /// # Errors
+    /// As [`read`](CaptureFile::read).
+    pub fn load(&self, places: &[Place]) -> Result<Captured, LensError> {
+        let mut places = places.to_vec();
+        places.sort_unstable();
+        places.dedup();
+        let mut values = Vec::with_capacity(places.len());
+        for &place in &places {
+            values.push(self.read(place, 0..self.len())?);
+        }
+        let widths = places.iter().map(|&place| self.width(place).unwrap_or(0)).collect();
+        Ok(Captured { places, widths, values, rows: self.rows.clone() })
     }
 
     /// Path, for messages.

@@ -11,10 +11,10 @@ use crate::place::Place;
 /// Rows of some places for some prompts, in f32.
 #[derive(Clone, Debug, Default)]
 pub struct Captured {
-    places: Vec<Place>,
-    widths: Vec<usize>,
-    values: Vec<Vec<f32>>,
-    rows: Vec<RowOf>,
+    pub(super) places: Vec<Place>,
+    pub(super) widths: Vec<usize>,
+    pub(super) values: Vec<Vec<f32>>,
+    pub(super) rows: Vec<RowOf>,
 }
 
 impl Captured {

@@ -5,7 +5,7 @@
 //! final norm's scale (the norm divides by it), shrunk towards the identity. That needs one reading of a text and no
 //! gradient; how close the distributions come is measured on held-out text and reported.
 
-use std::sync::Mutex;
+use std::sync::OnceLock;
 
 use meden_engine::press::linear::cholesky;
 use meden_engine::{Control, EngineError, Model, Session, Site};
@@ -84,8 +84,9 @@ pub fn train(
         return Err(LensError::setting("ridge", format!("{:?}", options.ridges), "positive numbers"));
     }
     let (learn, judge) = sequences.split_at(sequences.len() - options.held_out);
-    let total: usize = sequences.iter().map(Vec::len).sum();
-    let mut done = 0;
+    let tokens: usize = sequences.iter().map(Vec::len).sum();
+    // a token is read, and solved for
+    let (mut done, total) = (0, 2 * tokens);
     let streams = Streams::of(model);
     let mut sums: Vec<Sums> = (0..model.config().layers).map(|_| Sums::new(model.config().hidden)).collect();
     for ids in learn {
@@ -100,13 +101,20 @@ pub fn train(
         held.push(part(control, (done, total), |control| streams.read(session, ids, control))?);
         done += ids.len();
     }
-    let chosen = solve_all(model, &sums, &streams, &held, &options.ridges);
-    let mut translators = Vec::with_capacity(chosen.len());
-    let mut ridges = Vec::with_capacity(chosen.len());
-    for choice in chosen {
-        let (ridge, weight, bias) = choice?;
-        translators.push(Translator::new(model.isa(), weight, bias)?);
+    let mut translators = Vec::with_capacity(sums.len());
+    let mut ridges = Vec::with_capacity(sums.len());
+    for (layer, sums) in sums.iter().enumerate() {
+        if control.cancelled() {
+            return Err(EngineError::Cancelled { done, total, pressed_layers: 0 }.into());
+        }
+        let rows: Vec<_> = held.iter().map(|rows| (streams.layer(rows, layer), streams.last(rows))).collect();
+        let (ridge, translator) = choose(model, sums, &rows, &options.ridges)?;
+        translators.push(translator);
         ridges.push(ridge);
+        done = tokens + tokens * (layer + 1) / model.config().layers;
+        if let Some(progress) = control.progress.as_mut() {
+            progress(done, total);
+        }
     }
     let lens = TunedLens { translators, hidden: model.config().hidden, unembedding: Some(unembedding_sha256(model)) };
     let fits = compare(model, &lens, &held, options.judged_tokens)?;
@@ -237,59 +245,44 @@ fn substitute(l: &[f64], b: &mut [f64], n: usize) {
     }
 }
 
-type Choice = Result<(Option<f64>, Vec<f32>, Vec<f32>), LensError>;
-
-/// The best ridge of each layer on held-out rows; the identity where none is better.
-fn solve_all(model: &Model, sums: &[Sums], streams: &Streams, held: &[Captured], ridges: &[f64]) -> Vec<Choice> {
+/// The best ridge of a layer on held-out rows, each with the last stream's; the identity where none is better.
+fn choose(
+    model: &Model,
+    sums: &Sums,
+    held: &[(&[f32], &[f32])],
+    ridges: &[f64],
+) -> Result<(Option<f64>, Translator), LensError> {
     let hidden = model.config().hidden;
-    let choices: Mutex<Vec<Option<Choice>>> = Mutex::new(sums.iter().map(|_| None).collect());
-    let one = |layer: usize| -> Choice {
-        let error = |weight: &[f32], bias: &[f32]| -> Result<f64, LensError> {
-            let mut sum = 0.0;
-            for rows in held {
-                sum += weighted_error(model, (streams.layer(rows, layer), streams.last(rows)), weight, bias)?;
-            }
-            Ok(sum)
-        };
-        let mut best = (None, vec![0f32; hidden * hidden], vec![0f32; hidden]);
-        let mut least = error(&[], &best.2)?;
-        for &ridge in ridges {
-            if let Some((weight, bias)) = sums[layer].solve(ridge) {
-                let found = error(&weight, &bias)?;
-                if found < least {
-                    least = found;
-                    best = (Some(ridge), weight, bias);
-                }
-            }
-        }
-        Ok(best)
-    };
-    model.pool().run(sums.len(), &|layer| {
-        let choice = one(layer);
-        if let Ok(mut choices) = choices.lock() {
-            choices[layer] = Some(choice);
-        }
+    let solved: Vec<OnceLock<Option<(Vec<f32>, Vec<f32>)>>> = ridges.iter().map(|_| OnceLock::new()).collect();
+    model.pool().run(ridges.len(), &|i| {
+        // each ridge is one task, so its place is empty
+        let _ = solved[i].set(sums.solve(ridges[i]));
     });
-    let choices = choices.into_inner().unwrap_or_default();
-    // only a panic, which has been passed on by now, leaves a layer out
-    choices.into_iter().enumerate().map(|(layer, c)| c.unwrap_or_else(|| one(layer))).collect()
+    let mut best = (None, Translator { weight: None, bias: vec![0.0; hidden] });
+    let mut least = weighted_error(model, held, &best.1)?;
+    for (&ridge, solved) in ridges.iter().zip(solved) {
+        let Some((weight, bias)) = solved.into_inner().flatten() else { continue };
+        let translator = Translator::new(model.isa(), weight, bias)?;
+        let error = weighted_error(model, held, &translator)?;
+        if error < least {
+            least = error;
+            best = (Some(ridge), translator);
+        }
+    }
+    Ok(best)
 }
 
-/// Squared distance of `h + A h + b` from the last stream, each token by its weight; no weight matrix means `A = 0`.
-fn weighted_error(
-    model: &Model,
-    (rows, last): (&[f32], &[f32]),
-    weight: &[f32],
-    bias: &[f32],
-) -> Result<f64, LensError> {
-    let hidden = bias.len();
-    let translator = Translator::new(model.isa(), weight.to_vec(), bias.to_vec())?;
-    let moved = translator.apply(model, rows)?;
+/// Squared distance of translated rows from the last stream's, each token by its weight.
+fn weighted_error(model: &Model, held: &[(&[f32], &[f32])], translator: &Translator) -> Result<f64, LensError> {
+    let hidden = translator.bias.len();
     let mut sum = 0.0;
-    for (moved, last) in moved.chunks_exact(hidden).zip(last.chunks_exact(hidden)) {
-        let scale = norm_scale(last, model.config().norm_eps);
-        let off = |(&m, &l): (&f32, &f32)| (f64::from(l) - f64::from(m)).powi(2);
-        sum += scale * scale * moved.iter().zip(last).map(off).sum::<f64>();
+    for (rows, last) in held {
+        let moved = translator.apply(model, rows)?;
+        for (moved, last) in moved.chunks_exact(hidden).zip(last.chunks_exact(hidden)) {
+            let scale = norm_scale(last, model.config().norm_eps);
+            let off = |(&m, &l): (&f32, &f32)| (f64::from(l) - f64::from(m)).powi(2);
+            sum += scale * scale * moved.iter().zip(last).map(off).sum::<f64>();
+        }
     }
     Ok(sum)
 }

@@ -98,3 +98,8 @@ pub fn chunked(model: &Arc<Model>, chunk: usize) -> Session {
     };
     Session::new(model.clone(), options).unwrap()
 }
+
+/// The files of the default model.
+pub fn smollm2_files() -> meden_files::ModelFiles {
+    meden_files::ModelFiles::open(engine::smollm2_path()).unwrap()
+}

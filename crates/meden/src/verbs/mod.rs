@@ -7,6 +7,7 @@ pub mod demo;
 pub mod eval;
 pub mod inspect;
 pub mod kv;
+pub mod lens;
 pub mod man;
 pub mod pull;
 pub mod quantize;

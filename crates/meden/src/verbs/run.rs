@@ -2,20 +2,20 @@
 
 use std::path::PathBuf;
 
-use meden_engine::{CacheStats, Session};
+use meden_engine::Session;
 use serde::Serialize;
 
 use crate::args::{CacheArgs, ModelArgs, SamplingArgs};
 use crate::cli::Global;
 use crate::exit::{Exit, usage};
-use crate::generate::{Answer, Finish, Request, TokenLogprob, generate};
+use crate::generate::{Request, generate};
 use crate::load::{self, Opened};
 use crate::output;
 use crate::progress::say;
 use crate::prompt::{self, Prompt};
 use crate::repeat;
 use crate::shown::Shown;
-use crate::summary::{self, Memory, Timings};
+use crate::summary::Answered;
 
 /// Answer one prompt. The answer goes to standard output as it is written, figures to standard error at the end.
 #[derive(clap::Args, Debug)]
@@ -51,16 +51,8 @@ pub struct Args {
 #[derive(Serialize)]
 struct Report<'a> {
     model: String,
-    text: &'a str,
-    ids: &'a [u32],
-    prompt_tokens: usize,
-    completion_tokens: usize,
-    finish: Finish,
-    timings: Timings,
-    memory: Memory,
-    cache: CacheStats,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    logprobs: &'a [TokenLogprob],
+    #[serde(flatten)]
+    answered: Answered<'a>,
 }
 
 /// Runs the verb.
@@ -79,27 +71,17 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     let answer = generate(&mut session, opened.tokenizer.as_ref(), &request, &mut shown)?;
     drop(shown);
 
-    let (cache, memory) = (session.stats(), Memory::now(loaded.model.weight_bytes()));
+    let answered = Answered::new(&answer, prompt.ids.len(), &session, loaded.load_time);
+    let exit = answered.exit();
     if global.json {
-        output::object(&Report {
-            model: opened.name(),
-            text: &answer.text,
-            ids: &answer.ids,
-            prompt_tokens: prompt.ids.len(),
-            completion_tokens: answer.ids.len(),
-            finish: answer.finish,
-            timings: Timings::of(&answer, prompt.ids.len(), loaded.load_time),
-            memory,
-            cache,
-            logprobs: &answer.logprobs,
-        })?;
+        output::object(&Report { model: opened.name(), answered })?;
     } else {
-        finish_text(&opened, &answer)?;
+        output::end_of_answer(&answer, opened.tokenizer.is_some())?;
         if !global.quiet {
-            summary::lines(&answer, prompt.ids.len(), &cache, &memory).iter().for_each(|line| say(line));
+            answered.lines(&answer).iter().for_each(|line| say(line));
         }
     }
-    Ok(if answer.finish == Finish::Interrupted { Exit::Interrupted } else { Exit::Ok })
+    Ok(exit)
 }
 
 fn read_prompt(args: &Args, opened: &Opened) -> anyhow::Result<Prompt> {
@@ -109,15 +91,4 @@ fn read_prompt(args: &Args, opened: &Opened) -> anyhow::Result<Prompt> {
     }
     let text = prompt::gather(args.prompt.as_deref(), args.file.as_deref())?;
     prompt::encode(opened, &text, args.system.as_deref(), args.raw)
-}
-
-/// Ends the line of the answer. A model without a tokenizer has written ids only.
-fn finish_text(opened: &Opened, answer: &Answer) -> anyhow::Result<()> {
-    if opened.tokenizer.is_none() {
-        let ids: Vec<String> = answer.ids.iter().map(u32::to_string).collect();
-        output::text(&format!("{}\n", ids.join(",")))?;
-    } else if !answer.text.ends_with('\n') {
-        output::text("\n")?;
-    }
-    Ok(())
 }

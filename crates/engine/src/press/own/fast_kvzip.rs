@@ -11,7 +11,7 @@
 //! 1, sinks, d)` and `b` `(kv_heads, 1, group)`.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,11 +20,11 @@ use crate::cache::LayerCache;
 use crate::error::EngineError;
 use crate::model::Model;
 use crate::model::config::Config;
-use crate::press::data_file::{Calibrated, Data, DataFile, no_file};
+use crate::press::data_file::{Data, DataFile, no_file};
 use crate::press::linear::Trained;
-use crate::press::score::kvzap::{read_column, write_newest};
 use crate::press::select::Protect;
 use crate::press::spec::Build;
+use crate::press::trained::{Nets, read_column, write_newest};
 use crate::press::watch::{LayerState, Piece};
 use crate::press::{LayerView, Needs, Press, Scope, Scores};
 
@@ -51,12 +51,8 @@ struct Gate {
     b: Data,
 }
 
-struct Gates {
-    layers: Vec<Gate>,
-    source: String,
-    made_for: Calibrated,
-    ready: OnceLock<Vec<(Trained, Trained)>>,
-}
+/// Gates, and the two products of each that the kernels run.
+type Gates = Nets<Gate, (Trained, Trained)>;
 
 struct Ready {
     gates: Option<Gates>,
@@ -84,61 +80,46 @@ fn load(path: &Path) -> Result<Gates, EngineError> {
             b: read("b")?,
         });
     }
-    Ok(Gates { layers, source: path.display().to_string(), made_for: file.calibrated(), ready: OnceLock::new() })
+    Ok(Nets::new(NAME, (path, &file), layers))
 }
 
-impl Gates {
-    fn check(&self, c: &Config) -> Result<(), EngineError> {
-        if self.layers.len() != c.layers {
-            let why =
-                format!("{} has gates for {} layers, this model has {}", self.source, self.layers.len(), c.layers);
-            return Err(EngineError::Press { press: NAME.into(), why });
-        }
-        for gate in &self.layers {
-            let d = gate.q_norm.values.len();
-            let sinks = gate.base.shape.get(2).copied().unwrap_or(0);
-            gate.q.0.expect(NAME, &[c.q_heads * d, c.hidden], "(query heads x gate size, hidden size)")?;
-            gate.q.1.expect(NAME, &[c.q_heads * d], "(query heads x gate size)")?;
-            gate.k.expect(NAME, &[c.kv_heads * d, c.hidden], "(kv heads x gate size, hidden size)")?;
-            gate.k_norm.expect(NAME, &[d], "(gate size)")?;
-            gate.base.expect(NAME, &[c.kv_heads, 1, sinks, d], "(kv heads, 1, sinks, gate size)")?;
-            gate.b.expect(NAME, &[c.kv_heads, 1, c.group()], "(kv heads, 1, group)")?;
-        }
-        Ok(())
+fn check(gates: &Gates, c: &Config) -> Result<(), EngineError> {
+    for gate in gates.layers_of(c)? {
+        let d = gate.q_norm.values.len();
+        let sinks = gate.base.shape.get(2).copied().unwrap_or(0);
+        gate.q.0.expect(NAME, &[c.q_heads * d, c.hidden], "(query heads x gate size, hidden size)")?;
+        gate.q.1.expect(NAME, &[c.q_heads * d], "(query heads x gate size)")?;
+        gate.k.expect(NAME, &[c.kv_heads * d, c.hidden], "(kv heads x gate size, hidden size)")?;
+        gate.k_norm.expect(NAME, &[d], "(gate size)")?;
+        gate.base.expect(NAME, &[c.kv_heads, 1, sinks, d], "(kv heads, 1, sinks, gate size)")?;
+        gate.b.expect(NAME, &[c.kv_heads, 1, c.group()], "(kv heads, 1, group)")?;
     }
+    Ok(())
+}
 
-    fn ready(&self, model: &Model) -> Result<&[(Trained, Trained)], EngineError> {
-        if let Some(ready) = self.ready.get() {
-            return Ok(ready);
-        }
-        let hidden = model.config().hidden;
-        let of_gate = |gate: &Gate| -> Result<(Trained, Trained), EngineError> {
-            let q = Trained::new(model, &gate.q.0.values, &gate.q.1.values, hidden)?;
-            Ok((q, Trained::new(model, &gate.k.values, &[], hidden)?))
-        };
-        let made = self.layers.iter().map(of_gate).collect::<Result<Vec<_>, EngineError>>()?;
-        Ok(self.ready.get_or_init(|| made))
-    }
-
-    /// Scores of some tokens, `(tokens, kv_heads)`.
-    fn run(&self, piece: &Piece<'_>) -> Result<Vec<f32>, EngineError> {
-        let (gate, (q, k)) = (&self.layers[piece.layer], &self.ready(piece.model)?[piece.layer]);
-        let mut queries = q.apply(piece.model, piece.hidden)?;
-        let mut keys = k.apply(piece.model, piece.hidden)?;
-        rms_norm(&mut queries, &gate.q_norm.values);
-        rms_norm(&mut keys, &gate.k_norm.values);
-        let (d, group) = (gate.q_norm.values.len(), piece.model.config().group());
-        let per_head = gate.base.values.len() / piece.model.config().kv_heads;
-        let of_group = queries.chunks_exact(group * d).zip(keys.chunks_exact(d)).enumerate();
-        Ok(of_group
-            .map(|(at, (queries, key))| {
-                let head = at % piece.model.config().kv_heads;
-                let (base, b) = (gate.base.part(head, per_head), gate.b.part(head, group));
-                let sum: f32 = queries.chunks_exact(d).zip(b).map(|(query, &b)| gated(query, (key, b), base)).sum();
-                sum / group as f32
-            })
-            .collect())
-    }
+/// Scores of some tokens, `(tokens, kv_heads)`.
+fn run(gates: &Gates, piece: &Piece<'_>) -> Result<Vec<f32>, EngineError> {
+    let c = piece.model.config();
+    let (q, k) = gates.ready(piece.layer, |gate| {
+        let q = Trained::new(piece.model, &gate.q.0.values, &gate.q.1.values, c.hidden)?;
+        Ok((q, Trained::new(piece.model, &gate.k.values, &[], c.hidden)?))
+    })?;
+    let gate = gates.read(piece.layer);
+    let mut queries = q.apply(piece.model, piece.hidden)?;
+    let mut keys = k.apply(piece.model, piece.hidden)?;
+    rms_norm(&mut queries, &gate.q_norm.values);
+    rms_norm(&mut keys, &gate.k_norm.values);
+    let (d, group) = (gate.q_norm.values.len(), c.group());
+    let per_head = gate.base.values.len() / c.kv_heads;
+    let of_group = queries.chunks_exact(group * d).zip(keys.chunks_exact(d)).enumerate();
+    Ok(of_group
+        .map(|(at, (queries, key))| {
+            let head = at % c.kv_heads;
+            let (base, b) = (gate.base.part(head, per_head), gate.b.part(head, group));
+            let sum: f32 = queries.chunks_exact(d).zip(b).map(|(query, &b)| gated(query, (key, b), base)).sum();
+            sum / group as f32
+        })
+        .collect())
 }
 
 fn gated(query: &[f32], (key, b): (&[f32], f32), base: &[f32]) -> f32 {
@@ -180,11 +161,11 @@ impl Press for Ready {
     }
 
     fn check(&self, config: &Config) -> Result<(), EngineError> {
-        self.gates()?.check(config)
+        check(self.gates()?, config)
     }
 
     fn fits(&self, model: &Model) -> Result<(), EngineError> {
-        self.gates()?.made_for.fits(NAME, model)
+        self.gates()?.fits(model)
     }
 
     fn protects(&self, _: usize) -> Protect {
@@ -192,7 +173,7 @@ impl Press for Ready {
     }
 
     fn observe(&self, piece: &Piece<'_>, cache: &mut LayerCache, _: &mut LayerState) -> Result<(), EngineError> {
-        write_newest(&self.gates()?.run(piece)?, NAME, cache);
+        write_newest(&run(self.gates()?, piece)?, NAME, cache);
         Ok(())
     }
 

@@ -9,7 +9,7 @@
 //! `config.json` beside it, where there is one, has to agree. `meden kv calibrate` makes the linear one for any model.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,9 +17,10 @@ use crate::cache::LayerCache;
 use crate::error::EngineError;
 use crate::model::Model;
 use crate::model::config::Config;
-use crate::press::data_file::{Calibrated, Data, DataFile, no_file};
+use crate::press::data_file::{Data, DataFile, no_file};
 use crate::press::linear::Trained;
 use crate::press::spec::Build;
+use crate::press::trained::{Nets, read_column, write_newest};
 use crate::press::watch::{LayerState, Piece};
 use crate::press::{LayerView, Needs, Press, Scores};
 
@@ -45,16 +46,13 @@ struct Shape {
 /// Weight and bias of each step of one net.
 type Steps = Vec<(Data, Data)>;
 
-struct Nets {
-    steps: Vec<Steps>,
+struct KvZapNets {
+    nets: Nets<Steps, Vec<Trained>>,
     shape: Option<Shape>,
-    source: String,
-    made_for: Calibrated,
-    ready: OnceLock<Vec<Vec<Trained>>>,
 }
 
 struct Ready {
-    nets: Option<Nets>,
+    nets: Option<KvZapNets>,
 }
 
 impl Build for KvZap {
@@ -63,7 +61,7 @@ impl Build for KvZap {
     }
 }
 
-fn load(path: &Path) -> Result<Nets, EngineError> {
+fn load(path: &Path) -> Result<KvZapNets, EngineError> {
     let file = DataFile::open(path)?;
     let mut steps = Vec::new();
     loop {
@@ -85,22 +83,13 @@ fn load(path: &Path) -> Result<Nets, EngineError> {
         Ok(bytes) => serde_json::from_slice(&bytes).ok(),
         Err(_) => None,
     };
-    let source = path.display().to_string();
-    Ok(Nets { steps, shape, source, made_for: file.calibrated(), ready: OnceLock::new() })
+    Ok(KvZapNets { nets: Nets::new(NAME, (path, &file), steps), shape })
 }
 
-impl Nets {
+impl KvZapNets {
     fn check(&self, c: &Config) -> Result<(), EngineError> {
-        let refuse = |why: String| Err(EngineError::Press { press: NAME.into(), why });
-        if self.steps.len() != c.layers {
-            return refuse(format!(
-                "{} has nets for {} layers, this model has {}",
-                self.source,
-                self.steps.len(),
-                c.layers
-            ));
-        }
-        for steps in &self.steps {
+        let layers = self.nets.layers_of(c)?;
+        for steps in layers {
             let mut inputs = c.hidden;
             for (at, (weight, bias)) in steps.iter().enumerate() {
                 let outputs =
@@ -110,36 +99,27 @@ impl Nets {
                 inputs = outputs;
             }
         }
-        if let Some(shape) = &self.shape {
-            let hidden = self.steps.first().filter(|s| s.len() == 2).and_then(|s| s[0].1.shape.first().copied());
-            let wanted = (c.hidden, c.kv_heads, hidden, c.layers);
-            if (shape.input_dim, shape.output_dim, shape.hidden_dim, shape.n_modules) != wanted {
-                return refuse(format!(
-                    "the config.json beside {} says {shape:?}, the tensors say otherwise",
-                    self.source
-                ));
-            }
+        let Some(shape) = &self.shape else { return Ok(()) };
+        let hidden = layers.first().filter(|s| s.len() == 2).and_then(|s| s[0].1.shape.first().copied());
+        let wanted = (c.hidden, c.kv_heads, hidden, c.layers);
+        if (shape.input_dim, shape.output_dim, shape.hidden_dim, shape.n_modules) != wanted {
+            return Err(self.nets.refuse(format!(
+                "the config.json beside {} says {shape:?}, the tensors say otherwise",
+                self.nets.source()
+            )));
         }
         Ok(())
     }
 
-    fn ready(&self, model: &Model) -> Result<&[Vec<Trained>], EngineError> {
-        if let Some(ready) = self.ready.get() {
-            return Ok(ready);
-        }
-        let of_step = |(weight, bias): &(Data, Data)| {
-            Trained::new(model, &weight.values, &bias.values, weight.shape.last().copied().unwrap_or(1).max(1))
-        };
-        let of_net = |steps: &Steps| steps.iter().map(of_step).collect::<Result<Vec<Trained>, EngineError>>();
-        let made = self.steps.iter().map(of_net).collect::<Result<Vec<_>, EngineError>>()?;
-        Ok(self.ready.get_or_init(|| made))
-    }
-
     /// Scores of some tokens, `(tokens, kv_heads)`.
     fn run(&self, piece: &Piece<'_>) -> Result<Vec<f32>, EngineError> {
-        let layers = self.ready(piece.model)?;
+        let of_step = |(weight, bias): &(Data, Data)| {
+            let inputs = weight.shape.last().copied().unwrap_or(1).max(1);
+            Trained::new(piece.model, &weight.values, &bias.values, inputs)
+        };
+        let net = self.nets.ready(piece.layer, |steps| steps.iter().map(of_step).collect())?;
         let mut rows = piece.hidden.to_vec();
-        for (at, step) in layers[piece.layer].iter().enumerate() {
+        for (at, step) in net.iter().enumerate() {
             if at > 0 {
                 rows.iter_mut().for_each(|x| *x = gelu(*x));
             }
@@ -172,7 +152,7 @@ fn gelu(x: f32) -> f32 {
 }
 
 impl Ready {
-    fn nets(&self) -> Result<&Nets, EngineError> {
+    fn nets(&self) -> Result<&KvZapNets, EngineError> {
         let how = "the safetensors of a published KVzap, or one that `meden kv calibrate --press kvzap` makes";
         self.nets.as_ref().ok_or_else(|| no_file(NAME, how))
     }
@@ -192,7 +172,7 @@ impl Press for Ready {
     }
 
     fn fits(&self, model: &Model) -> Result<(), EngineError> {
-        self.nets()?.made_for.fits(NAME, model)
+        self.nets()?.nets.fits(model)
     }
 
     fn observe(&self, piece: &Piece<'_>, cache: &mut LayerCache, _: &mut LayerState) -> Result<(), EngineError> {
@@ -203,25 +183,6 @@ impl Press for Ready {
     fn score(&self, layer: &LayerView<'_>, scores: &mut Scores) -> Result<(), EngineError> {
         read_column(NAME, layer, scores)
     }
-}
-
-/// Write scores `(tokens, kv_heads)` of the tokens just read into a column of each head.
-pub(crate) fn write_newest(rows: &[f32], column: &'static str, cache: &mut LayerCache) {
-    let kv_heads = cache.heads().len();
-    let tokens = rows.len() / kv_heads.max(1);
-    for (number, head) in cache.heads_mut().iter_mut().enumerate() {
-        let first = head.len() - tokens;
-        let scores = rows.iter().skip(number).step_by(kv_heads);
-        head.column_mut(column)[first..].iter_mut().zip(scores).for_each(|(to, &from)| *to = from);
-    }
-}
-
-/// Scores that were worked out when the tokens were read.
-pub(crate) fn read_column(column: &'static str, layer: &LayerView<'_>, scores: &mut Scores) -> Result<(), EngineError> {
-    for (row, head) in scores.rows_mut().iter_mut().zip(layer.heads) {
-        row.copy_from_slice(head.column(column).ok_or_else(|| layer.missing(column, "scores of its net"))?);
-    }
-    Ok(())
 }
 
 #[cfg(test)]

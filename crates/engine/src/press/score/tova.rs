@@ -2,8 +2,6 @@
 //!
 //! Oren et al., "Transformers are Multi-State RNNs", arXiv 2401.06104.
 
-use std::collections::BTreeMap;
-
 use meden_kernels::attention::Reduce;
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +9,7 @@ use crate::error::EngineError;
 use crate::press::attention::{columns, recent};
 use crate::press::select::Protect;
 use crate::press::spec::ready;
+use crate::press::view::sum_by_position;
 use crate::press::{LayerView, Needs, Press, Scores};
 
 /// The press.
@@ -35,16 +34,13 @@ impl Press for Tova {
 
     fn score(&self, layer: &LayerView<'_>, scores: &mut Scores) -> Result<(), EngineError> {
         let columns = columns(layer, &recent(layer, "tova", 1)?, None, Reduce::Sum)?;
-        // by position, since heads of another press may hold different slots
-        let mut mean = BTreeMap::<u32, f32>::new();
-        for (q_head, column) in columns.iter().enumerate() {
-            let positions = layer.heads[q_head / layer.group()].positions();
-            for (&position, &weight) in positions.iter().zip(column) {
-                *mean.entry(position).or_default() += weight / columns.len() as f32;
-            }
-        }
+        let held = |q_head: usize| layer.heads[q_head / layer.group()].positions();
+        let (positions, sums) = sum_by_position(columns.iter().enumerate().map(|(q, column)| (held(q), &column[..])));
         for (row, head) in scores.rows_mut().iter_mut().zip(layer.heads) {
-            row.iter_mut().zip(head.positions()).for_each(|(score, position)| *score = mean[position]);
+            for (score, position) in row.iter_mut().zip(head.positions()) {
+                let at = positions.partition_point(|p| p < position);
+                *score = (sums[at] / columns.len() as f64) as f32;
+            }
         }
         Ok(())
     }

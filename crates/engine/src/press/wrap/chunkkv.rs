@@ -3,15 +3,16 @@
 //! Liu et al., "ChunkKV: Semantic-Preserving KV Cache Compression for Efficient Long-Context LLM Inference", arXiv
 //! 2502.00299. A chunk's score is the mean over its tokens of the sum over heads; the shorter tail counts as a chunk.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::snapkv;
+use crate::cache::head::HeadCache;
 use crate::error::EngineError;
 use crate::press::select::{Keep, Protect};
 use crate::press::spec::{Build, bad};
+use crate::press::view::{slots_at, sum_by_position};
 use crate::press::wrap::adakv::check_scores;
 use crate::press::{LayerView, Press, PressSpec, Scores};
 
@@ -58,39 +59,27 @@ impl Press for Ready {
 
     fn choose(&self, layer: &LayerView<'_>, scores: &Scores, protect: Protect) -> Result<Keep, EngineError> {
         check_scores(layer, scores)?;
-        // by position, since heads of another press may hold different slots; chunks are cut in the order of what is left
-        let mut sums = BTreeMap::<u32, f64>::new();
-        for (row, head) in scores.rows().iter().zip(layer.heads) {
-            for (&position, &score) in head.positions().iter().zip(row) {
-                *sums.entry(position).or_default() += f64::from(score);
-            }
-        }
-        let positions: Vec<(u32, f64)> = sums.into_iter().collect();
-        let chunks: Vec<&[(u32, f64)]> = positions.chunks(self.length).collect();
+        // chunks are cut in the order of what is left
+        let held = layer.heads.iter().map(HeadCache::positions);
+        let (positions, sums) = sum_by_position(held.zip(scores.rows().iter().map(Vec::as_slice)));
+        let chunks: Vec<(&[u32], &[f64])> = positions.chunks(self.length).zip(sums.chunks(self.length)).collect();
         let newest = positions.len().saturating_sub(protect.recents);
         let forced = |number: usize| {
-            let slots = number * self.length..number * self.length + chunks[number].len();
-            slots.end > newest || chunks[number].iter().any(|(p, _)| (*p as usize) < protect.sinks)
+            let chunk = chunks[number].0;
+            number * self.length + chunk.len() > newest || chunk.iter().any(|&p| (p as usize) < protect.sinks)
         };
         let wanted = match layer.kvpress() {
             true => ((chunks.len() as f64 * (1.0 - layer.removed)) as usize).max(1),
             false => (layer.target / self.length).max(1),
         };
-        let mean = |chunk: &[(u32, f64)]| chunk.iter().map(|(_, s)| s).sum::<f64>() / chunk.len() as f64;
+        let mean = |(_, sums): (&[u32], &[f64])| sums.iter().sum::<f64>() / sums.len() as f64;
         let mut order: Vec<usize> = (0..chunks.len()).collect();
         order.sort_by(|&a, &b| {
             forced(b).cmp(&forced(a)).then(mean(chunks[b]).total_cmp(&mean(chunks[a]))).then(a.cmp(&b))
         });
         let count = wanted.max((0..chunks.len()).filter(|&c| forced(c)).count());
-        let mut stay: Vec<u32> = order.iter().take(count).flat_map(|&c| chunks[c].iter().map(|(p, _)| *p)).collect();
+        let mut stay: Vec<u32> = order.iter().take(count).flat_map(|&c| chunks[c].0).copied().collect();
         stay.sort_unstable();
-        Ok(layer
-            .heads
-            .iter()
-            .map(|head| {
-                let held = head.positions().iter().enumerate();
-                held.filter(|(_, p)| stay.binary_search(p).is_ok()).map(|(slot, _)| slot as u32).collect()
-            })
-            .collect())
+        Ok(slots_at(layer.heads, &stay))
     }
 }

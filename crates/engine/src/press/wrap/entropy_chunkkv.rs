@@ -6,15 +6,16 @@
 //! `low_entropy_chunk_length` tokens only. What is left of the budget goes to the best tokens that remain, so the number
 //! is exact. One set for all heads.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::snapkv;
+use crate::cache::head::HeadCache;
 use crate::error::EngineError;
 use crate::press::select::{Keep, Protect};
 use crate::press::spec::{Build, bad};
+use crate::press::view::{slots_at, sum_by_position};
 use crate::press::wrap::adakv::check_scores;
 use crate::press::{LayerView, Press, PressSpec, Scores};
 
@@ -119,22 +120,12 @@ impl Press for Ready {
 
     fn choose(&self, layer: &LayerView<'_>, scores: &Scores, protect: Protect) -> Result<Keep, EngineError> {
         check_scores(layer, scores)?;
-        // by position, since heads of another press may hold different slots
-        let mut sums = BTreeMap::<u32, f64>::new();
-        for (row, head) in scores.rows().iter().zip(layer.heads) {
-            for (&position, &score) in head.positions().iter().zip(row) {
-                *sums.entry(position).or_default() += f64::from(score);
-            }
-        }
-        let (positions, sums): (Vec<u32>, Vec<f64>) = sums.into_iter().unzip();
+        let held = layer.heads.iter().map(HeadCache::positions);
+        let (positions, sums) = sum_by_position(held.zip(scores.rows().iter().map(Vec::as_slice)));
         let mut stays: Vec<bool> = (0..positions.len()).map(|slot| protect.covers(slot, &positions)).collect();
         choose(&sums, layer.target.max(1), (self.length, self.spiky), &mut stays);
-        let kept = |position: &u32| positions.binary_search(position).is_ok_and(|slot| stays[slot]);
-        let of_head = |positions: &[u32]| {
-            let slots = positions.iter().enumerate().filter(|(_, position)| kept(position));
-            slots.map(|(slot, _)| slot as u32).collect()
-        };
-        Ok(layer.heads.iter().map(|head| of_head(head.positions())).collect())
+        let stay: Vec<u32> = positions.iter().zip(&stays).filter(|(_, stays)| **stays).map(|(p, _)| *p).collect();
+        Ok(slots_at(layer.heads, &stay))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use meden_engine::{CacheStats, Session, SessionOptions};
+use meden_engine::{Session, SessionOptions};
 use meden_eval::task::Question;
 use serde::Serialize;
 
@@ -11,10 +11,10 @@ use super::save::probe;
 use crate::args::{ModelArgs, SamplingArgs};
 use crate::cli::Global;
 use crate::exit::{Exit, failure, usage};
-use crate::generate::{Finish, Request, generate};
+use crate::generate::{Request, generate};
 use crate::progress::say;
 use crate::shown::Shown;
-use crate::summary::{self, Memory, Timings};
+use crate::summary::Answered;
 use crate::{load, output};
 
 /// Ask a saved cache. The document is not read again; the file is not changed.
@@ -39,15 +39,9 @@ pub struct Args {
 struct Report<'a> {
     model: String,
     document: &'a str,
-    text: &'a str,
-    ids: &'a [u32],
     document_tokens: usize,
-    prompt_tokens: usize,
-    completion_tokens: usize,
-    finish: Finish,
-    timings: Timings,
-    memory: Memory,
-    cache: CacheStats,
+    #[serde(flatten)]
+    answered: Answered<'a>,
 }
 
 /// Runs the verb.
@@ -78,35 +72,20 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     let mut shown = Shown::new(global);
     let answer = generate(&mut session, opened.tokenizer.as_ref(), &request, &mut shown)?;
     drop(shown);
-    let (cache, memory) = (session.stats(), Memory::now(loaded.model.weight_bytes()));
+    let answered = Answered::new(&answer, ids.len(), &session, loaded.load_time);
+    let exit = answered.exit();
     if global.json {
-        output::object(&Report {
-            model: opened.name(),
-            document: words["document"].as_str().unwrap_or_default(),
-            text: &answer.text,
-            ids: &answer.ids,
-            document_tokens,
-            prompt_tokens: ids.len(),
-            completion_tokens: answer.ids.len(),
-            finish: answer.finish,
-            timings: Timings::of(&answer, ids.len(), loaded.load_time),
-            memory,
-            cache,
-        })?;
+        let document = words["document"].as_str().unwrap_or_default();
+        output::object(&Report { model: opened.name(), document, document_tokens, answered })?;
     } else {
-        if opened.tokenizer.is_none() {
-            let ids: Vec<String> = answer.ids.iter().map(u32::to_string).collect();
-            output::text(&format!("{}\n", ids.join(",")))?;
-        } else if !answer.text.ends_with('\n') {
-            output::text("\n")?;
-        }
+        output::end_of_answer(&answer, opened.tokenizer.is_some())?;
         if !global.quiet {
             note.iter().for_each(|n| say(&format!("note: {n}")));
-            if cache.evicted > 0 {
+            if answered.evicted() {
                 say("the press had not seen the question");
             }
-            summary::lines(&answer, ids.len(), &cache, &memory).iter().for_each(|line| say(line));
+            answered.lines(&answer).iter().for_each(|line| say(line));
         }
     }
-    Ok(if answer.finish == Finish::Interrupted { Exit::Interrupted } else { Exit::Ok })
+    Ok(exit)
 }
