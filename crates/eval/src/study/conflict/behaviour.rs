@@ -180,7 +180,7 @@ pub fn shares<'c>(observed: impl Iterator<Item = (&'c Cell, &'c Outcome)> + Clon
 /// Whether a study can be made at all, and what to do where not.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Premise {
-    /// Shares with the first context of each relation, the false answer of number 0, by kind of demonstrations.
+    /// Shares with one context and one false answer a fact, by kind of demonstrations.
     pub shares: Vec<Shares>,
     /// Facts asked.
     pub facts: usize,
@@ -197,12 +197,12 @@ const MOST_NEITHER: f64 = 0.40;
 impl Premise {
     /// The cells that it is about: one a fact and kind of demonstrations.
     pub fn cells(cells: &[Cell]) -> Vec<Cell> {
-        cells.iter().filter(|c| c.context == 0 && c.says == Says::Other(0)).copied().collect()
+        cells.iter().filter(|c| c.is_of_premise()).copied().collect()
     }
 
     /// From what was observed.
     pub fn of<'c>(observed: impl Iterator<Item = (&'c Cell, &'c Outcome)> + Clone) -> Premise {
-        let of = observed.filter(|(c, _)| c.context == 0 && c.says == Says::Other(0));
+        let of = observed.filter(|(c, _)| c.is_of_premise());
         let shares: Vec<Shares> = Demos::ALL.into_iter().filter_map(|d| shares(of.clone(), d)).collect();
         let fine =
             |context: f64, memory: f64, neither: f64| context >= LEAST && memory >= LEAST && neither <= MOST_NEITHER;

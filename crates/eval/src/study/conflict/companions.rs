@@ -9,10 +9,15 @@ use crate::error::EvalError;
 /// Told what is done, how far it is, and of how much.
 pub type Progress<'a> = &'a mut dyn FnMut(&str, usize, usize);
 
-/// A progress report and a way to stop.
+/// Told what a user should know before the work goes on, one sentence at a time.
+pub type Say<'a> = &'a mut dyn FnMut(&str);
+
+/// A progress report, a way to stop, and someone to tell.
 pub struct Companions<'a> {
     /// Told how far a part of the study is.
     pub progress: Progress<'a>,
+    /// Told sentences.
+    pub say: Say<'a>,
     /// Set from outside to stop; what is done stays.
     pub cancel: &'a AtomicBool,
 }

@@ -107,12 +107,9 @@ pub fn steer(
     Ok(arms)
 }
 
-/// Conflicts with agreeing demonstrations, one a fact, contexts and false answers in turn.
+/// Conflicts with agreeing demonstrations, one a fact, contexts in turn.
 fn choose(known: &Known<'_>, most: usize) -> Vec<usize> {
-    let fits = |cell: &Cell| {
-        let turn = cell.case % 6;
-        cell.demos == Demos::Agree && cell.context == turn / 2 && cell.says == Says::Other(turn % 2)
-    };
+    let fits = |cell: &Cell| cell.demos == Demos::Agree && cell.is_of_premise();
     let all: Vec<usize> = (0..known.cells.len()).filter(|&n| fits(&known.cells[n])).collect();
     let count = most.min(all.len());
     (0..count).map(|i| all[i * all.len() / count]).collect()
