@@ -73,7 +73,12 @@ pub fn run(args: &Args, global: Global) -> anyhow::Result<Exit> {
     let asker = Asker { model: &loaded.model, codec: &codec };
     let mut bar = Bar::new(global.quiet);
     let mut show = |what: &str, done: usize, total: usize| bar.steps(what, done, total);
-    let mut companions = Companions { progress: &mut show, cancel: signals::flag() };
+    let mut tell = |text: &str| {
+        if !global.quiet {
+            crate::progress::say(text);
+        }
+    };
+    let mut companions = Companions { progress: &mut show, say: &mut tell, cancel: signals::flag() };
 
     let closed = sets(&relations, (1, 6));
     let first = closed.first().map(Vec::as_slice).unwrap_or_default();

@@ -175,7 +175,12 @@ pub fn run(args: &Args, global: Global) -> anyhow::Result<Exit> {
     let mut prose_done = work.journal::<[f64; 2]>("prose.jsonl")?;
     let mut bar = Bar::new(global.quiet);
     let mut show = |what: &str, done: usize, total: usize| bar.steps(what, done, total);
-    let mut companions = Companions { progress: &mut show, cancel: signals::flag() };
+    let mut tell = |text: &str| {
+        if !global.quiet {
+            crate::progress::say(text);
+        }
+    };
+    let mut companions = Companions { progress: &mut show, say: &mut tell, cancel: signals::flag() };
     let mut plain = BTreeMap::new();
     let mut names: Vec<String> = Vec::new();
     let mut remember = |name: &str| {

@@ -100,7 +100,7 @@ pub fn facts(file: Option<&Path>) -> anyhow::Result<(Vec<Relation>, String)> {
 
 /// Sets of demonstrations of the program's own facts.
 pub fn sets(relations: &[Relation], (sets, size): (usize, usize)) -> Vec<Vec<Demo<'_>>> {
-    demonstration_sets(relations, (sets, size), SEED)
+    demonstration_sets(relations, (sets, size), SEED, |_, _| true)
 }
 
 /// The design that a journal of recalled facts gives.
