@@ -1,4 +1,4 @@
-//! Arrays of NumPy's `.npz` format: a zip archive of [`npy`](crate::npy) files, stored or deflated.
+//! Arrays of NumPy's `.npz` format: a zip archive of [`npy`] files, stored or deflated.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::zip::Zip;
 /// bytes.
 ///
 /// # Errors
-/// No archive, one that is cut short, swells or is longer; an array that [`npy`](crate::npy) does not read.
+/// No archive, one that is cut short, swells or is longer; an array that [`npy`] does not read.
 pub fn read(path: &Path, most: u64) -> Result<Vec<(String, Array)>, FileError> {
     let zip = Zip::open(path)?;
     let refuse = |why: String| FileError::Npy { path: path.to_owned(), why };

@@ -1,4 +1,4 @@
-//! C = A B for f32 matrices of any strides: what training needs beside [`crate::matmul`], whose right side is a weight
+//! C = A B for f32 matrices of any strides: what training needs beside [`mod@crate::matmul`], whose right side is a weight
 //! packed once and whose left side is whole rows.
 //!
 //! * [`View`]: a matrix seen through strides, so that a transpose costs nothing.

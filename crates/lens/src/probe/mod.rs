@@ -2,7 +2,7 @@
 //!
 //! In the order of the work: [`Examples`] (rows, labels, groups) are split by group ([`split`]); a [`Method`] makes a
 //! [`Probe`] of the training part; the held-out part judges it with intervals ([`evaluate`]) and against controls
-//! ([`controls`]); the probe is saved ([`file`]) and applied, to rows or, as a hook, to each token that is written
+//! ([`controls`]); the probe is saved ([`mod@file`]) and applied, to rows or, as a hook, to each token that is written
 //! ([`ProbeHook`]).
 //!
 //! After "Analysing the Residual Stream of Language Models Under Knowledge Conflicts" (arXiv 2410.16090), whose probe is

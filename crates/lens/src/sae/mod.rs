@@ -1,7 +1,7 @@
 //! Sparse autoencoders: activations written as sums of few directions out of many.
 //!
 //! A row x of d values is encoded into `width` latents `z >= 0`, most of them zero, and decoded again:
-//! `x̂ = z W_dec + b_dec`. In the order of the data: a file becomes [`Parts`] ([`load`]), parts become an [`Sae`], rows
+//! `x̂ = z W_dec + b_dec`. In the order of the data: a file becomes [`Parts`] ([`mod@load`]), parts become an [`Sae`], rows
 //! become [`Codes`] ([`Sae::encode`]), codes become rows again ([`Sae::decode`]). Where only a few latents matter,
 //! [`Sae::chosen`] computes nothing else.
 //!

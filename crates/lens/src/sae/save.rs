@@ -14,7 +14,7 @@ use super::normalize::Normalize;
 use super::parts::Parts;
 
 impl Parts {
-    /// Writes a folder that SAELens (6.0 and later) and [`load`](super::load) read; `more` goes into the configuration's
+    /// Writes a folder that SAELens (6.0 and later) and [`load`](mod@super::load) read; `more` goes into the configuration's
     /// `metadata`, under `meden`. The factor of `expected_average_only_in` is folded into the weights, since SAELens
     /// leaves it out of its files too.
     ///

@@ -3,7 +3,7 @@
 //! SpARE (arXiv 2410.15999) finds latents of a sparse autoencoder that tell the two apart ([`information`], [`select`])
 //! and moves them towards their mean in one group or the other ([`edit`]). Beside it stand the simpler edits that it has
 //! to beat: a difference of means added, projected or put in place of the row. Each is a [`Steering`], which is one file
-//! ([`file`]) and one hook ([`hook`]), bound to its model; strength 0 changes no bit.
+//! ([`mod@file`]) and one hook ([`hook`]), bound to its model; strength 0 changes no bit.
 
 pub mod control_vector;
 pub mod edit;

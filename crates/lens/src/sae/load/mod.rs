@@ -4,9 +4,9 @@
 //! | --- | --- |
 //! | [SAELens](saelens) | `cfg.json`, `sae_weights.safetensors` |
 //! | [Gemma Scope](gemma_scope) | `params.npz` |
-//! | [sparsify](sparsify), EleutherAI's | `cfg.json`, `sae.safetensors` |
+//! | [sparsify], EleutherAI's | `cfg.json`, `sae.safetensors` |
 //! | [Llama Scope](llama_scope) | `hyperparams.json`, `checkpoints/final.safetensors` |
-//! | [dictionary_learning](dictionary_learning) | `config.json`, `ae.safetensors` (or `ae.pt`, which has to be converted) |
+//! | [dictionary_learning] | `config.json`, `ae.safetensors` (or `ae.pt`, which has to be converted) |
 //!
 //! Orientation is decided by shapes, never by a file's word alone; what cannot be decided is refused.
 
