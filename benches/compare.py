@@ -33,6 +33,7 @@ def arguments():
     parser.add_argument("--meden", default=os.path.join(here, "..", "target", "release", "meden"))
     parser.add_argument("--llama", default=f"{home}/llama.cpp/build/bin", help="folder with llama-bench")
     parser.add_argument("--candle", default=f"{home}/candle_run", help="program: MODEL PROMPT DECODE REPEATS")
+    parser.add_argument("--mistralrs", default=f"{home}/mistralrs/bin/python", help="Python that has its wheel")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="*", choices=list(PARTS), default=list(PARTS))
@@ -109,6 +110,22 @@ class Candle:
         env = dict(os.environ, RAYON_NUM_THREADS=str(self.threads))
         words = run([self.program, model, str(prompt), str(decode), "1"], env=env).split()
         return float(words[words.index("prefill") + 1]), float(words[words.index("at") + 1])
+
+
+class MistralRs:
+    def __init__(self, options):
+        self.program, self.threads = options.mistralrs, options.threads
+        self.script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "mistralrs_run.py")
+
+    def available(self):
+        return os.access(self.program, os.X_OK)
+
+    def both(self, model, prompt, decode):
+        threads = str(self.threads)
+        env = {**os.environ, "RAYON_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
+        out = run([self.program, self.script, model, str(prompt), str(decode)], env=env)
+        rates = json.loads(out.strip().splitlines()[-1])
+        return rates["prompt"], rates["gen"]
 
 
 def seconds(command):
@@ -202,25 +219,38 @@ def load(o, meden, llama, models):
     return table.log
 
 
-def candle(o, meden, _, models):
-    peer = Candle(o)
+def beside(o, meden, models, name, peer):
+    """A peer that gives a prefill and a decode rate in one run."""
     if not peer.available():
-        print(f"\ncandle is not at {peer.program}: left out")
+        print(f"\n{name} is not at {peer.program}: left out")
         return []
-    table = Table(f"candle, {o.threads} threads", "Meden", "candle", "tokens/s")
+    table = Table(f"{name}, {o.threads} threads", "Meden", name, "tokens/s")
     few = max(1, o.repeats // 2)
-    for name, model in models:
-        pairs = []
+    for format, model in models:
+        try:
+            pairs = [peer.both(model, 512, 64)]
+        except RuntimeError as error:
+            print(f"| {format}: {str(error).splitlines()[-1]} | | | | |")
+            continue
         def theirs():
             pairs.append(peer.both(model, 512, 64))
             return pairs[-1][0]
-        table.row(f"{name}, prompt 512", lambda: meden.rate(model, "prompt", 512), theirs, few)
-        decode = iter(pairs)
-        table.row(f"{name}, gen 64 behind 512", lambda: meden.rate(model, "gen", 64, 512), lambda: next(decode)[1], few)
+        table.row(f"{format}, prompt 512", lambda: meden.rate(model, "prompt", 512), theirs, few)
+        decodes = iter(pairs[1:])
+        ours = lambda: meden.rate(model, "gen", 64, 512)
+        table.row(f"{format}, gen 64 behind 512", ours, lambda: next(decodes)[1], few)
     return table.log
 
 
-PARTS = {"speed": speed, "depth": depth, "memory": memory, "load": load, "candle": candle}
+def candle(o, meden, _, models):
+    return beside(o, meden, models, "candle", Candle(o))
+
+
+def mistralrs(o, meden, _, models):
+    return beside(o, meden, models, "mistral.rs", MistralRs(o))
+
+
+PARTS = {"speed": speed, "depth": depth, "memory": memory, "load": load, "candle": candle, "mistralrs": mistralrs}
 
 
 def main():

@@ -63,11 +63,11 @@ impl Hook for Rounder {
     }
 
     fn wants(&self, site: Site, _: usize) -> bool {
-        matches!(site, Site::K | Site::V)
+        matches!(site, Site::KRot | Site::V)
     }
 
     fn visit(&mut self, visit: SiteVisit<'_>) -> Result<(), EngineError> {
-        let how = if visit.site == Site::K { self.key } else { self.value };
+        let how = if visit.site == Site::KRot { self.key } else { self.value };
         let turn = |rows: &mut [f32]| {
             if self.turn {
                 rows.chunks_exact_mut(self.dim).for_each(ops::hadamard_row);

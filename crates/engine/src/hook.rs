@@ -5,28 +5,41 @@
 //! wants costs nothing, and a hook that changes nothing leaves the logits bit-identical.
 
 use crate::error::EngineError;
+use crate::model::config::Config;
 
 /// A named place in the forward pass. Names are the field's (TransformerLens writes `hook_resid_pre`, here
-/// `resid_pre`).
+/// `resid_pre`); `meden-lens` reads those of other tools too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Site {
     /// Residual stream entering the block. Rows are `hidden` wide.
     ResidPre,
-    /// Queries after norm and rotation, `q_heads * head_dim` wide.
+    /// What attention reads: the stream after the block's first norm, its gain included. `hidden` wide.
+    AttnNorm,
+    /// Queries as the projection gives them, with its bias, before norm and rotation. `q_heads * head_dim` wide.
     Q,
-    /// Keys after norm and rotation, before they enter the cache, `kv_heads * head_dim` wide.
+    /// Keys as the projection gives them, before norm and rotation. `kv_heads * head_dim` wide.
     K,
-    /// Values before they enter the cache, `kv_heads * head_dim` wide.
+    /// Values as the projection gives them and as they enter the cache. `kv_heads * head_dim` wide.
     V,
+    /// Queries after norm and rotation, `q_heads * head_dim` wide.
+    QRot,
+    /// Keys after norm and rotation, before they enter the cache, `kv_heads * head_dim` wide.
+    KRot,
     /// Input of the attention's output projection, `q_heads * head_dim` wide.
     Z,
     /// What attention adds to the stream (after a post-sublayer norm where the family has one), `hidden` wide.
     AttnOut,
     /// Residual stream between attention and feed-forward, `hidden` wide.
     ResidMid,
+    /// What the feed-forward reads: the stream after the block's second norm, its gain included. `hidden` wide.
+    MlpNorm,
+    /// Gate of the feed-forward before the activation, `intermediate` wide.
+    MlpGate,
+    /// What the activated gate is multiplied with, `intermediate` wide.
+    MlpUp,
     /// Input of the feed-forward's down projection, `intermediate` wide.
     MlpAct,
-    /// What the feed-forward adds to the stream, `hidden` wide.
+    /// What the feed-forward adds to the stream (after a post-sublayer norm where the family has one), `hidden` wide.
     MlpOut,
     /// Residual stream leaving the block, `hidden` wide.
     ResidPost,
@@ -38,14 +51,20 @@ pub enum Site {
 
 impl Site {
     /// Every site, in the order the data flows.
-    pub const ALL: [Site; 12] = [
+    pub const ALL: [Site; 18] = [
         Site::ResidPre,
+        Site::AttnNorm,
         Site::Q,
         Site::K,
         Site::V,
+        Site::QRot,
+        Site::KRot,
         Site::Z,
         Site::AttnOut,
         Site::ResidMid,
+        Site::MlpNorm,
+        Site::MlpGate,
+        Site::MlpUp,
         Site::MlpAct,
         Site::MlpOut,
         Site::ResidPost,
@@ -57,12 +76,18 @@ impl Site {
     pub fn name(self) -> &'static str {
         match self {
             Site::ResidPre => "resid_pre",
+            Site::AttnNorm => "attn_norm",
             Site::Q => "q",
             Site::K => "k",
             Site::V => "v",
+            Site::QRot => "q_rot",
+            Site::KRot => "k_rot",
             Site::Z => "z",
             Site::AttnOut => "attn_out",
             Site::ResidMid => "resid_mid",
+            Site::MlpNorm => "mlp_norm",
+            Site::MlpGate => "mlp_gate",
+            Site::MlpUp => "mlp_up",
             Site::MlpAct => "mlp_act",
             Site::MlpOut => "mlp_out",
             Site::ResidPost => "resid_post",
@@ -74,6 +99,32 @@ impl Site {
     /// Sites that exist once a model, not once a layer.
     pub fn is_global(self) -> bool {
         matches!(self, Site::FinalNorm | Site::Logits)
+    }
+
+    /// Values of a row in a model.
+    pub fn width(self, config: &Config) -> usize {
+        match self {
+            Site::Q | Site::QRot | Site::Z => config.q_heads * config.head_dim,
+            Site::K | Site::V | Site::KRot => config.kv_heads * config.head_dim,
+            Site::MlpGate | Site::MlpUp | Site::MlpAct => config.intermediate,
+            Site::Logits => config.vocab,
+            _ => config.hidden,
+        }
+    }
+
+    /// Heads that lie side by side in a row; `None` where a row is not made of heads.
+    pub fn heads(self, config: &Config) -> Option<usize> {
+        match self {
+            Site::Q | Site::QRot | Site::Z => Some(config.q_heads),
+            Site::K | Site::V | Site::KRot => Some(config.kv_heads),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Site {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -120,6 +171,8 @@ pub(crate) struct HookPlan {
     wanted: Vec<bool>,
     /// One a hook.
     fired: Vec<bool>,
+    /// Layers that a pass runs.
+    depth: usize,
 }
 
 impl HookPlan {
@@ -127,6 +180,7 @@ impl HookPlan {
     pub(crate) fn compile(&mut self, hooks: &[&mut dyn Hook], layers: usize) -> Result<(), EngineError> {
         self.wanted.clear();
         self.fired.clear();
+        self.depth = layers;
         self.wanted.resize((layers + 1) * Site::ALL.len() * hooks.len(), false);
         self.fired.resize(hooks.len(), false);
         for (number, hook) in hooks.iter().enumerate() {
@@ -148,6 +202,18 @@ impl HookPlan {
             }
         }
         Ok(())
+    }
+
+    /// Let passes end behind the last layer that a hook wants.
+    pub(crate) fn stop_early(&mut self) {
+        let a_layer = Site::ALL.len() * self.fired.len();
+        let last = self.wanted.iter().rposition(|wanted| *wanted).map_or(0, |at| at / a_layer.max(1));
+        self.depth = self.depth.min(last + 1);
+    }
+
+    /// Layers that a pass runs; logits come only after all of them.
+    pub(crate) fn depth(&self) -> usize {
+        self.depth
     }
 
     /// Does anyone want this place?

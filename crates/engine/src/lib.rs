@@ -24,7 +24,7 @@ pub use cache::stats::{CacheStats, LayerStats};
 pub use error::EngineError;
 pub use hook::{Hook, Site, SiteVisit};
 pub use model::config::Config;
-pub use model::{LoadOptions, LoadWatch, Model, WeightMode};
+pub use model::{LoadOptions, LoadWatch, Model, OutputWeights, Sublayer, WeightMode};
 pub use press::budget::{Budget, SkipOverflow};
 pub use press::policy::{Policy, Rounding, Schedule};
 pub use press::{LayerView, Needs, Press, PressInfo, PressSpec, Scores};

@@ -2,6 +2,8 @@
 
 use meden_engine::EngineError;
 use meden_engine::text::TextError;
+use meden_lens::LensError;
+use meden_lens::probe::ProbeError;
 
 /// Errors of this crate.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +38,20 @@ pub enum EvalError {
         /// What is wrong, and what to do.
         why: String,
     },
+    /// A file of facts that cannot be read.
+    #[error("facts, line {line}: {why}")]
+    Facts {
+        /// Number of the line, from 1.
+        line: usize,
+        /// What is wrong, and what would do.
+        why: String,
+    },
+    /// Looking inside failed.
+    #[error(transparent)]
+    Lens(#[from] LensError),
+    /// A probe could not be made or judged.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
     /// Results could not be written.
     #[error("the result cannot be written: {0}")]
     Write(#[from] std::io::Error),

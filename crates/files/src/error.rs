@@ -182,7 +182,8 @@ fn hint(near: &Option<String>) -> String {
 }
 
 impl FileError {
-    pub(crate) fn io(path: &Path, action: impl Into<String>, source: std::io::Error) -> Self {
+    /// What the operating system answered to `action` ("open", "write").
+    pub fn io(path: &Path, action: impl Into<String>, source: std::io::Error) -> Self {
         FileError::Io { path: path.to_owned(), action: action.into(), source }
     }
 

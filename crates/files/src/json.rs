@@ -12,7 +12,7 @@ use crate::error::FileError;
 use crate::storage::Storage;
 
 /// Parses a JSON file of at most `limit` bytes. `serde_json` refuses nesting beyond 128 by itself.
-pub(crate) fn read<T: DeserializeOwned>(path: &Path, limit: u64) -> Result<T, FileError> {
+pub fn read<T: DeserializeOwned>(path: &Path, limit: u64) -> Result<T, FileError> {
     let bytes = read_bytes(path, limit)?;
     serde_json::from_slice(&bytes).map_err(|source| FileError::Json { path: path.to_owned(), source })
 }

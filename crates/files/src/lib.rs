@@ -17,14 +17,18 @@ mod layout;
 mod model_files;
 pub mod names;
 pub mod npy;
+pub mod npz;
+pub mod onnx;
 pub mod quantize;
 pub mod safetensors_file;
 
 pub mod source;
 mod storage;
 mod tensor;
+mod zip;
 
 pub use atomic::AtomicFile;
 pub use error::FileError;
+pub use json::read as read_json;
 pub use model_files::ModelFiles;
 pub use tensor::{TensorInfo, UnsupportedTensor};

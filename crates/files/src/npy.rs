@@ -1,8 +1,8 @@
 //! Arrays of NumPy's `.npy` format: one array of floats, row by row.
 //!
 //! The magic `\x93NUMPY`, a version (1.0, 2.0 or 3.0), the length of a header (u16, from version 2 on u32), the header
-//! (a Python dictionary with `descr`, `fortran_order` and `shape`), then the numbers. Only little-endian `<f4` and `<f8`
-//! in C order are read; pickled objects never are. Every count is held against the file before it is believed.
+//! (a Python dictionary with `descr`, `fortran_order` and `shape`), then the numbers. Only little-endian `<f2`,
+//! `<f4` and `<f8` are read, row by row or (`fortran_order`) column by column; pickled objects never are. Every count is held against the file before it is believed.
 
 use std::io::Read;
 use std::path::Path;
@@ -40,7 +40,8 @@ pub fn read(path: &Path, most: u64) -> Result<Array, FileError> {
     parse(&bytes).map_err(refuse)
 }
 
-fn parse(bytes: &[u8]) -> Result<Array, String> {
+/// What an array's bytes hold.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Array, String> {
     let short = || "it is cut short".to_string();
     if bytes.get(..6) != Some(MAGIC) {
         return Err("it is not a NumPy array (its first bytes are others)".into());
@@ -55,48 +56,81 @@ fn parse(bytes: &[u8]) -> Result<Array, String> {
     }
     let header = bytes.get(start..start + length).ok_or_else(short)?;
     let header = std::str::from_utf8(header).map_err(|_| "its header is not text".to_string())?;
-    let (wide, shape) = describe(header)?;
+    let Described { bytes: wide, by_columns, shape } = describe(header)?;
     let body = &bytes[start + length..];
     let count = shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size));
-    let size = count.and_then(|n| n.checked_mul(if wide { 8 } else { 4 }));
+    let size = count.and_then(|n| n.checked_mul(wide));
     if size != Some(body.len()) {
         return Err(format!("shape {shape:?} does not fit the {} bytes that follow the header", body.len()));
     }
-    let values = match wide {
-        true => body.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
-        false => body.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+    let values: Vec<f32> = match wide {
+        8 => body.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
+        4 => body.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+        _ => body.as_chunks::<2>().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
     };
+    let values = if by_columns { by_rows(&shape, &values) } else { values };
     Ok(Array { shape, values })
+}
+
+/// The same array row by row, where the first index ran fastest.
+fn by_rows(shape: &[usize], values: &[f32]) -> Vec<f32> {
+    let mut out = Vec::with_capacity(values.len());
+    let mut at = vec![0usize; shape.len()];
+    for _ in 0..values.len() {
+        let mut from = 0;
+        for (index, size) in at.iter().zip(shape).rev() {
+            from = from * size + index;
+        }
+        out.push(values[from]);
+        for (index, size) in at.iter_mut().zip(shape).rev() {
+            *index += 1;
+            if *index < *size {
+                break;
+            }
+            *index = 0;
+        }
+    }
+    out
 }
 
 fn four<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], String> {
     bytes.get(at..at + N).and_then(|b| b.try_into().ok()).ok_or_else(|| "it is cut short".to_string())
 }
 
-/// Whether numbers are of eight bytes, and the shape.
-fn describe(header: &str) -> Result<(bool, Vec<usize>), String> {
+/// What a header says.
+struct Described {
+    /// Bytes of a number.
+    bytes: usize,
+    by_columns: bool,
+    shape: Vec<usize>,
+}
+
+fn describe(header: &str) -> Result<Described, String> {
     let after = |key: &str| {
         let key = format!("'{key}':");
         let found = header.find(&key).map(|at| header[at + key.len()..].trim_start());
         found.ok_or_else(|| format!("its header has no {key}"))
     };
     let descr = after("descr")?;
-    let wide = match descr.strip_prefix('\'').and_then(|d| d.split_once('\'')).map(|(d, _)| d) {
-        Some("<f4") => false,
-        Some("<f8") => true,
+    let bytes = match descr.strip_prefix('\'').and_then(|d| d.split_once('\'')).map(|(d, _)| d) {
+        Some("<f2") => 2,
+        Some("<f4") => 4,
+        Some("<f8") => 8,
         other => {
             let found = other.unwrap_or("something else");
-            return Err(format!("its numbers are {found}; save them as float32 or float64, little-endian"));
+            return Err(format!("its numbers are {found}; save them as float16, float32 or float64, little-endian"));
         }
     };
-    if !after("fortran_order")?.starts_with("False") {
-        return Err("it is stored column by column; save numpy.ascontiguousarray(a)".into());
+    let order = after("fortran_order")?;
+    let by_columns = order.starts_with("True");
+    if !by_columns && !order.starts_with("False") {
+        return Err("its fortran_order is neither True nor False".into());
     }
     let shape = after("shape")?.strip_prefix('(').and_then(|s| s.split_once(')')).map(|(s, _)| s);
     let sizes = shape.ok_or("its header has no shape in parentheses")?.split(',').map(str::trim);
     let sizes = sizes.filter(|s| !s.is_empty()).map(|s| s.parse::<usize>());
     let shape = sizes.collect::<Result<Vec<_>, _>>().map_err(|_| "its shape is not a list of sizes".to_string())?;
-    Ok((wide, shape))
+    Ok(Described { bytes, by_columns, shape })
 }
 
 #[cfg(test)]
@@ -125,6 +159,10 @@ mod tests {
             let array = parse(&file(version, &header, body)).unwrap();
             assert_eq!((array.shape, array.values), (vec![2, 3], numbers.to_vec()));
         }
+        let half: Vec<u8> = numbers.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect();
+        let header = "{'descr': '<f2', 'fortran_order': True, 'shape': (3, 2), }\n";
+        let array = parse(&file(1, header, &half)).unwrap();
+        assert_eq!(array.values, [1.5, 4.0, -2.0, 5.0, 0.0, 6.0]);
         let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (6,), }\n";
         assert_eq!(parse(&file(1, header, &narrow)).unwrap().shape, [6]);
     }
@@ -139,7 +177,7 @@ mod tests {
             (file(9, good, &[0; 4]), "version 9"),
             (file(1, &with("<f4", "|O"), &[0; 4]), "numbers are |O"),
             (file(1, &with("<f4", ">f4"), &[0; 4]), "numbers are >f4"),
-            (file(1, &with("False", "True"), &[0; 4]), "column by column"),
+            (file(1, &with("False", "Maybe"), &[0; 4]), "neither True nor False"),
             (file(1, &with("(1,)", "(-1,)"), &[0; 4]), "list of sizes"),
             (file(1, &with("(1,)", "1"), &[0; 4]), "parentheses"),
             (file(1, &with("(1,)", "(99, 18446744073709551615, 8)"), &[0; 4]), "does not fit"),

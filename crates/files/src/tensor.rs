@@ -43,6 +43,8 @@ pub struct UnsupportedTensor {
     pub type_name: String,
     /// Row-major, outermost first.
     pub shape: Vec<usize>,
+    /// Offset, bytes and file, where the format says them.
+    pub(crate) span: Option<(u64, u64, usize)>,
 }
 
 /// Bytes of a tensor, or why that number does not exist.

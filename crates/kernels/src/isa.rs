@@ -18,7 +18,7 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, VL and VNNI.
     Avx512,
-    /// [`Isa::Avx512`] and the int8 tiles of AMX. There are no kernels for tiles yet: it runs those of AVX-512.
+    /// [`Isa::Avx512`] and the int8 tiles of AMX, where the system grants them to this process.
     Amx,
 }
 
@@ -59,6 +59,12 @@ impl Isa {
         self >= Isa::Avx512 && has_avx2() && has_avx512()
     }
 
+    /// True if code with int8 tiles may run when this level was asked for.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn runs_amx(self) -> bool {
+        self >= Isa::Amx && Isa::Amx.is_available()
+    }
+
     /// True if AVX-VNNI code may run when this level was asked for. No level of its own: where AVX2 products
     /// are wanted, nobody wants the slower ones.
     #[cfg(target_arch = "x86_64")]
@@ -80,10 +86,17 @@ fn has_avx512() -> bool {
         && is_x86_feature_detected!("avx512vnni")
 }
 
-/// CPUID leaf 7 names the tiles; the operating system must in addition grant their state, which a kernel
-/// that uses them asks for itself, so this only says that the hardware has them.
+/// Whether the processor has int8 tiles and the system lets this process use them.
 #[cfg(target_arch = "x86_64")]
 fn has_amx() -> bool {
+    use std::sync::OnceLock;
+    static GRANTED: OnceLock<bool> = OnceLock::new();
+    *GRANTED.get_or_init(|| names_amx() && tiles_are_granted())
+}
+
+/// CPUID leaf 7 names the tiles.
+#[cfg(target_arch = "x86_64")]
+fn names_amx() -> bool {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
     if __cpuid(0).eax < 7 {
         return false;
@@ -91,6 +104,22 @@ fn has_amx() -> bool {
     let edx = __cpuid_count(7, 0).edx;
     let (tile, int8) = (edx >> 24 & 1, edx >> 25 & 1);
     tile == 1 && int8 == 1
+}
+
+/// Asks the kernel for the tiles' state, 8 KiB a thread, which Linux saves only for processes that asked
+/// (Documentation/arch/x86/xstate.rst). The grant is for all threads and stays.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn tiles_are_granted() -> bool {
+    const ARCH_REQ_XCOMP_PERM: libc::c_int = 0x1023;
+    const XFEATURE_XTILEDATA: libc::c_ulong = 18;
+    // SAFETY: this call takes two numbers and touches no memory of ours.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
+}
+
+/// How other systems grant tiles is not known here.
+#[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
+fn tiles_are_granted() -> bool {
+    false
 }
 
 #[cfg(not(target_arch = "x86_64"))]

@@ -9,12 +9,14 @@ pub mod attention;
 mod cores;
 pub mod dtype;
 mod error;
+pub mod gemm;
 pub mod isa;
 pub mod limits;
 pub mod matmul;
 pub mod mem;
 pub mod ops;
 pub mod pool;
+pub mod sparse;
 pub mod weights;
 
 pub use dtype::DType;

@@ -3,7 +3,9 @@
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::exit::Exit;
-use crate::verbs::{bench, chat, completions, demo, eval, inspect, kv, man, pull, quantize, run, tokenize};
+use crate::verbs::{
+    bench, chat, completions, demo, eval, inspect, kv, lens, man, pull, quantize, run, sae, steer, tokenize, vision,
+};
 
 const ABOUT: &str = "Language models in bounded memory, on the CPU.";
 
@@ -62,6 +64,18 @@ pub enum Verb {
     /// Plan, measure, see and choose the compression of the cache
     #[command(subcommand)]
     Kv(kv::Verb),
+    /// Run and judge image models
+    #[command(subcommand)]
+    Vision(vision::Verb),
+    /// Look inside a model: capture, logit lens, attribution, patching, ablation
+    #[command(subcommand)]
+    Lens(lens::Verb),
+    /// Train, check and read sparse autoencoders
+    #[command(subcommand)]
+    Sae(sae::Verb),
+    /// Make a model answer from the text it is given, or from what it has learnt
+    #[command(subcommand)]
+    Steer(steer::Verb),
     /// Measure prefill and decode speed and memory, and what the machine could do
     Bench(bench::Args),
     /// Print a completion script for a shell

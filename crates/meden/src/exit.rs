@@ -10,6 +10,11 @@ use meden_eval::EvalError;
 use meden_files::FileError;
 use meden_files::quantize::QuantizeError;
 use meden_files::source::SourceError;
+use meden_lens::LensError;
+use meden_lens::sae::SaeError;
+use meden_train::corpus::CorpusError;
+use meden_train::{sae, vision};
+use meden_vision::VisionError;
 
 /// Why the program ends. The numbers are part of the interface and stand in the README.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +123,9 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             _ => Exit::Other,
         });
     }
+    if let Some(e) = cause.downcast_ref::<LensError>() {
+        return Some(of_lens(e));
+    }
     if let Some(e) = cause.downcast_ref::<SourceError>() {
         return Some(match e {
             SourceError::File(_) => Exit::BadFile,
@@ -134,7 +142,63 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(e) = cause.downcast_ref::<QuantizeError>() {
         return Some(of_quantize(e));
     }
-    cause.downcast_ref::<FileError>().map(|_| Exit::BadFile)
+    of_training(cause).or_else(|| cause.downcast_ref::<FileError>().map(|_| Exit::BadFile))
+}
+
+/// Errors of autoencoders, corpora and image models.
+fn of_training(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
+    if let Some(e) = cause.downcast_ref::<SaeError>() {
+        return Some(of_sae(e));
+    }
+    if let Some(e) = cause.downcast_ref::<sae::TrainError>() {
+        return Some(match e {
+            sae::TrainError::Lens(e) => of_lens(e),
+            sae::TrainError::Sae(e) => of_sae(e),
+            sae::TrainError::Engine(e) => of_engine(e),
+            sae::TrainError::File(_) | sae::TrainError::Unfit { .. } => Exit::BadFile,
+            sae::TrainError::Setting { .. } => Exit::Usage,
+            sae::TrainError::Stopped { .. } => Exit::Interrupted,
+            sae::TrainError::Kernel(_) | sae::TrainError::Diverged { .. } => Exit::Other,
+        });
+    }
+    if let Some(e) = cause.downcast_ref::<CorpusError>() {
+        return Some(match e {
+            CorpusError::Package { .. } => Exit::ModelUnavailable,
+            _ => Exit::BadFile,
+        });
+    }
+    if let Some(e) = cause.downcast_ref::<vision::TrainError>() {
+        return Some(match e {
+            vision::TrainError::File(_) | vision::TrainError::State { .. } => Exit::BadFile,
+            vision::TrainError::Vision(e) => of_vision(e),
+            vision::TrainError::Setting { .. } => Exit::Usage,
+            _ => Exit::Other,
+        });
+    }
+    cause.downcast_ref::<VisionError>().map(of_vision)
+}
+
+fn of_lens(error: &LensError) -> Exit {
+    match error {
+        LensError::Engine(e) => of_engine(e),
+        LensError::File(_) | LensError::Unfit { .. } => Exit::BadFile,
+        LensError::Setting { .. } => Exit::Usage,
+        LensError::NotFinite { .. } | LensError::TooLarge { .. } => Exit::Other,
+    }
+}
+
+fn of_sae(error: &SaeError) -> Exit {
+    match error {
+        SaeError::Lens(e) => of_lens(e),
+        SaeError::Engine(e) => of_engine(e),
+        SaeError::Rows { .. } => Exit::Usage,
+        SaeError::Kernel(_) => Exit::Other,
+        _ => Exit::BadFile,
+    }
+}
+
+fn of_vision(error: &VisionError) -> Exit {
+    if matches!(error, VisionError::Input { .. }) { Exit::Usage } else { Exit::BadFile }
 }
 
 fn of_engine(error: &EngineError) -> Exit {

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use meden_engine::text::{Sampled, Sampler, SamplingConfig, StopStrings, StreamDecoder, Tokenizer};
 use meden_engine::{Control, EngineError, Session};
+use meden_lens::steer::SteerHook;
 use serde::{Deserialize, Serialize};
 
-use crate::args::SamplingArgs;
+use crate::args::{AskedSteering, SamplingArgs};
 
 /// What to write.
 pub struct Request<'a> {
@@ -25,6 +26,8 @@ pub struct Request<'a> {
     pub ignore_eos: bool,
     /// Set from outside to stop.
     pub cancel: &'a AtomicBool,
+    /// What is done to activations on the way.
+    pub steer: Option<&'a AskedSteering>,
 }
 
 impl<'a> Request<'a> {
@@ -38,6 +41,7 @@ impl<'a> Request<'a> {
             stop: args.stop.clone(),
             ignore_eos: args.ignore_eos,
             cancel: crate::signals::flag(),
+            steer: None,
         }
     }
 }
@@ -108,9 +112,14 @@ pub fn generate(
 ) -> anyhow::Result<Answer> {
     let mut writer = Writer::new(tokenizer, request)?;
     let start = Instant::now();
+    let mut steer =
+        request.steer.map(|s| SteerHook::new(&s.steering, (s.toward, s.strength), session, request.ids.len()));
     let read = {
         let mut progress = |done: usize, total: usize| events.reading(done, total);
         let mut control = Control { progress: Some(&mut progress), cancel: Some(request.cancel), hooks: Vec::new() };
+        if let Some(steer) = &mut steer {
+            control.hooks.push(steer);
+        }
         session.prefill(request.ids, &mut control)
     };
     let prefill = start.elapsed();
@@ -143,6 +152,9 @@ pub fn generate(
             break Finish::MaxTokens;
         };
         let mut control = Control { cancel: Some(request.cancel), ..Control::default() };
+        if let Some(steer) = &mut steer {
+            control.hooks.push(steer);
+        }
         match session.decode(id, &mut control) {
             Ok(row) => {
                 logits.clear();

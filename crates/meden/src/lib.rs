@@ -5,7 +5,10 @@
 //!
 //! - [`files`]: from a model's name to open files (GGUF, safetensors)
 //! - [`engine`]: tokenizer, model, cache, presses, sessions
+//! - [`lens`]: capture, logit lens, attribution, patching
 //! - [`eval`]: judges, perplexity so far
+//! - [`vision`]: image models
+//! - [`train`]: tuning them
 //! - [`kernels`], [`report`], [`stats`]: what the others stand on
 //!
 //! ```no_run
@@ -33,5 +36,8 @@ pub use meden_engine as engine;
 pub use meden_eval as eval;
 pub use meden_files as files;
 pub use meden_kernels as kernels;
+pub use meden_lens as lens;
 pub use meden_report as report;
 pub use meden_stats as stats;
+pub use meden_train as train;
+pub use meden_vision as vision;

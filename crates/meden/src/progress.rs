@@ -12,6 +12,8 @@ const BYTES: &str = "{msg}  {bar:28} {bytes:>10} of {total_bytes}  {bytes_per_se
 const TOKENS: &str = "{msg}  {bar:28} {pos:>7} of {len} tokens  {rate:>7}  {eta:>4}";
 const RUNS: &str = "{msg}  {bar:28} {pos} of {len} runs  {eta:>4}";
 const STEPS: &str = "{msg}  {bar:28} {pos:>6} of {len} measurements  {rate1:>8}  {eta:>4}";
+const IMAGES: &str = "{msg}  {bar:28} {pos:>7} of {len} images  {rate1:>8}  {eta:>4}";
+const TRAIN: &str = "{msg}  {bar:28} {pos:>6} of {len} steps  {rate1:>8}  {eta:>4}";
 const LOAD: &str = "{msg}  {bar:28} {bytes:>10} of {total_bytes}  {average:>12}  {left:>4}";
 const SPIN: &str = "{spinner} {msg}  {bytes}";
 
@@ -57,6 +59,32 @@ impl Bar {
         bar.set_message(what.to_owned());
         bar.set_length(total as u64);
         bar.set_position(done as u64);
+    }
+
+    /// Shows how far a count of images is.
+    pub fn images(&mut self, what: &str, done: usize, total: usize) {
+        if !self.visible {
+            return;
+        }
+        let bar = self.bar.get_or_insert_with(|| new_bar(Some(total as u64), IMAGES));
+        bar.set_message(what.to_owned());
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    }
+
+    /// Shows how far a training run is.
+    pub fn training(&mut self, what: &str, done: u64, total: u64) {
+        if !self.visible {
+            return;
+        }
+        // A resumed run starts somewhere: its rate counts from there.
+        let bar = self.bar.get_or_insert_with(|| {
+            let bar = new_bar(Some(total), TRAIN);
+            bar.reset_eta();
+            bar
+        });
+        bar.set_message(what.to_owned());
+        bar.set_position(done);
     }
 
     /// Shows how many bytes of how many are done.

@@ -17,7 +17,7 @@ fn without_arguments_it_shows_two_examples_and_fails_as_wrong_usage() {
 fn help_names_every_verb_and_every_exit_code() {
     let said = run(["--help"]);
     assert_eq!(said.code, 0);
-    for verb in ["demo", "run", "chat", "tokenize", "inspect", "pull", "eval", "completions", "man"] {
+    for verb in ["demo", "run", "chat", "tokenize", "inspect", "pull", "eval", "vision", "completions", "man"] {
         assert!(said.out.contains(&format!("  {verb} ")), "{verb} is missing");
         let own = run([verb, "--help"]);
         assert_eq!(own.code, 0);

@@ -8,8 +8,10 @@
 //! - [`memory`]: this process's memory and what the machine has left, as the operating system says it
 //! - [`json`]: one object a line
 //! - [`html`]: pages in one file
+//! - [`grid`]: matrices of words and colours as HTML
 //! - [`svg`]: line, bar and heat charts as standalone SVG text
 
+pub mod grid;
 pub mod html;
 pub mod human;
 pub mod json;

@@ -2,6 +2,7 @@
 //! (Efron 1979; blocks for series: Politis and Romano's circular scheme, 1992).
 
 use crate::interval::Interval;
+use crate::permutation::{members, percentile};
 use crate::quantile::quantile_sorted;
 use crate::rng::Rng;
 
@@ -51,6 +52,38 @@ impl Bootstrap {
         })
     }
 
+    /// The percentile interval of a statistic of rows that come in clusters (all rows of one subject): clusters are
+    /// drawn, and `statistic` is given the weight of each row, which is how often its cluster was drawn. Draws for which
+    /// it has no value (a class that was not drawn) are left out. `None` without rows or draws, for a level outside
+    /// (0, 1), and where more than one draw in ten has no value. `block` plays no part.
+    pub fn clustered(&self, clusters: &[u32], statistic: impl Fn(&[f64]) -> Option<f64>) -> Option<Interval> {
+        let drawn = self.clustered_draws(clusters, |weights| statistic(weights).filter(|v| !v.is_nan()));
+        if !(self.level > 0.0 && self.level < 1.0) {
+            return None;
+        }
+        percentile(drawn.into_iter().flatten().collect(), self.draws, self.level)
+    }
+
+    /// What `statistic` gives for each draw of clusters, in the order of the draws; for statistics that are no number.
+    pub fn clustered_draws<T>(&self, clusters: &[u32], statistic: impl Fn(&[f64]) -> T) -> Vec<T> {
+        let members = members(clusters);
+        if members.is_empty() {
+            return Vec::new();
+        }
+        let mut weights = vec![0.0; clusters.len()];
+        (0..self.draws)
+            .map(|draw| {
+                let mut rng = Rng::new(self.seed, draw as u64);
+                weights.fill(0.0);
+                for _ in 0..members.len() {
+                    let chosen = rng.below(members.len() as u64) as usize;
+                    members[chosen].iter().for_each(|&row| weights[row] += 1.0);
+                }
+                statistic(&weights)
+            })
+            .collect()
+    }
+
     /// One sample as long as `values`, put together from blocks that may wrap around the end: every value then has the
     /// same chance of being drawn.
     fn resample(&self, values: &[f64], draw: u64, sample: &mut Vec<f64>) {
@@ -95,6 +128,40 @@ mod tests {
         let blocks = Bootstrap { block: 50, ..Bootstrap::default() };
         let blocks = blocks.interval(&series, moments::mean).unwrap();
         assert!(blocks.half_width() > 2.0 * single.half_width());
+    }
+
+    /// Ten rows of each subject are one observation, not ten.
+    #[test]
+    fn clusters_widen_the_interval_of_rows_that_are_alike() {
+        let mut rng = Rng::new(5, 0);
+        let own: Vec<f64> = (0..40).map(|_| rng.normal()).collect();
+        let clusters: Vec<u32> = (0..400).map(|i| i / 10).collect();
+        let rows: Vec<f64> = clusters.iter().map(|&c| own[c as usize] + 0.05 * rng.normal()).collect();
+        let mean = |w: &[f64]| moments::weighted_mean(&rows, w);
+        let clustered = Bootstrap::default().clustered(&clusters, mean).unwrap();
+        let single = Bootstrap::default().interval(&rows, moments::mean).unwrap();
+        assert!(clustered.half_width() > 2.5 * single.half_width(), "{clustered:?} {single:?}");
+        let subjects = interval::normal_mean(&own, 0.95).unwrap();
+        assert!((clustered.half_width() / subjects.half_width() - 1.0).abs() < 0.15);
+        assert_eq!(Some(clustered), Bootstrap::default().clustered(&clusters, mean));
+    }
+
+    #[test]
+    fn draws_without_a_value_are_left_out_unless_they_are_many() {
+        let clusters = [0, 1, 2, 3];
+        let of = |missing: f64| {
+            let count = std::cell::Cell::new(0.0);
+            Bootstrap::default().clustered(&clusters, |_| {
+                count.set(count.get() + missing);
+                if count.get() >= 1.0 {
+                    count.set(count.get() - 1.0);
+                    return None;
+                }
+                Some(1.0)
+            })
+        };
+        assert!(of(0.05).is_some() && of(0.5).is_none());
+        assert_eq!(Bootstrap::default().clustered(&[], |_| Some(0.0)), None);
     }
 
     #[test]

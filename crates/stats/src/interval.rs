@@ -1,4 +1,4 @@
-//! Intervals for a mean.
+//! Intervals for a mean and for a share.
 //!
 //! Two questions decide which one to use. Is the variance known well (many values)? Then [`normal_mean`]; else
 //! [`t_mean`]. Are neighbours alike, as the losses of neighbouring tokens of a text are? Then both are too narrow, and
@@ -78,6 +78,23 @@ pub fn batch_means(values: &[f64], batches: usize, level: f64) -> Option<Interva
     Some(Interval::around(moments::mean(values), half, level))
 }
 
+/// Wilson's interval (1927) of a share: `successes` of `n`. Unlike the normal one it stays inside [0, 1] and is right for
+/// few and for extreme counts. `None` without trials, with more successes than trials, or a level outside (0, 1).
+pub fn wilson(successes: u64, n: u64, level: f64) -> Option<Interval> {
+    if n == 0 || successes > n || !(level > 0.0 && level < 1.0) {
+        return None;
+    }
+    let (count, share) = (n as f64, successes as f64 / n as f64);
+    let z = normal::quantile(0.5 + 0.5 * level);
+    let shrink = 1.0 + z * z / count;
+    let centre = (share + 0.5 * z * z / count) / shrink;
+    let half = z / shrink * (share * (1.0 - share) / count + 0.25 * z * z / (count * count)).sqrt();
+    // the ends are 0 and 1 exactly where all or none succeeded, up to rounding
+    let low = if successes == 0 { 0.0 } else { centre - half };
+    let high = if successes == n { 1.0 } else { centre + half };
+    Some(Interval { low, high, level })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,5 +139,7 @@ mod tests {
         assert!(i.low < i.high);
         assert_eq!(i.level, 0.9);
         assert_eq!(batch_means(&[1.0, 2.0], 3, 0.95), None);
+        assert_eq!(wilson(3, 2, 0.95), None);
+        assert_eq!(wilson(0, 0, 0.95), None);
     }
 }

@@ -86,12 +86,7 @@ impl Sums {
         let mut activations = Activations::new();
         activations.set(model.pool(), &columns, tokens, model.isa());
         let mut products = vec![0f32; hidden * hidden];
-        matmul(
-            model.pool(),
-            &activations,
-            &Matrix::from_f32(hidden, tokens, columns.clone(), model.isa())?,
-            &mut products,
-        )?;
+        matmul(model.pool(), &activations, &Matrix::from_f32(hidden, tokens, &columns, model.isa())?, &mut products)?;
         self.xx.iter_mut().zip(&products).for_each(|(sum, &p)| *sum += f64::from(p));
         for (sum, column) in self.x.iter_mut().zip(columns.chunks_exact(tokens)) {
             *sum += column.iter().map(|&v| f64::from(v)).sum::<f64>();

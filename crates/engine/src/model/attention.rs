@@ -22,10 +22,13 @@ impl Model {
         pass: &mut Pass<'_, '_>,
         hooks: &mut [&mut dyn Hook],
     ) -> Result<(), EngineError> {
-        self.queries_keys_values(layer, pass)?;
+        self.queries_keys_values(layer, pass, hooks)?;
         pass.visit(Site::Q, layer, hooks, |s| &mut s.q)?;
         pass.visit(Site::K, layer, hooks, |s| &mut s.k)?;
         pass.visit(Site::V, layer, hooks, |s| &mut s.v)?;
+        self.rotate(layer, pass);
+        pass.visit(Site::QRot, layer, hooks, |s| &mut s.q)?;
+        pass.visit(Site::KRot, layer, hooks, |s| &mut s.k)?;
         let mut first = 0;
         for segment in &mut *pass.segments {
             let rows = first..first + segment.ids.len();
@@ -38,8 +41,13 @@ impl Model {
         self.project(&self.blocks[layer].attention.o, &s.z, &mut s.h, &mut s.activations)
     }
 
-    /// From the residual stream to rotated queries and keys, and values.
-    fn queries_keys_values(&self, layer: usize, pass: &mut Pass<'_, '_>) -> Result<(), EngineError> {
+    /// From the residual stream to queries, keys and values.
+    fn queries_keys_values(
+        &self,
+        layer: usize,
+        pass: &mut Pass<'_, '_>,
+        hooks: &mut [&mut dyn Hook],
+    ) -> Result<(), EngineError> {
         let (pool, isa, c) = (self.pool(), self.isa(), &self.config);
         let (block, dim) = (&self.blocks[layer], c.head_dim);
         let a = &block.attention;
@@ -53,13 +61,18 @@ impl Model {
         s.z.resize(tokens * c.q_heads * dim, 0.0);
 
         let needs = Needs::of(&[&a.q.weight, &a.k.weight, &a.v.weight]);
-        if !pass.segments.iter().any(|segment| segment.watch.wants_hidden()) {
-            act.set_normed(pool, &s.x, (&block.attention_norm, c.norm_eps), isa, needs);
+        let (norm, seen) = ((&block.attention_norm[..], c.norm_eps), pass.hooks.wants(Site::AttnNorm, layer));
+        if !seen && !pass.segments.iter().any(|segment| segment.watch.wants_hidden()) {
+            act.set_normed(pool, &s.x, norm, isa, needs);
         } else {
-            // a press wants the normed rows too: the same bits, written out
-            ops::rms_norm(pool, isa, &s.x, &block.attention_norm, c.norm_eps, &mut s.h);
-            act.set_for(pool, &s.h, c.hidden, isa, needs);
+            // a press or a hook wants the normed rows too: the same bits, written out
+            ops::rms_norm(pool, isa, &s.x, norm.0, norm.1, &mut s.h);
+            pass.visit(Site::AttnNorm, layer, hooks, |s| &mut s.h)?;
+            let s = &mut *pass.scratch;
+            s.activations.get_or_insert_with(Activations::new).set_for(pool, &s.h, c.hidden, isa, needs);
         }
+        let s = &mut *pass.scratch;
+        let act = s.activations.get_or_insert_with(Activations::new);
         matmul_many(
             pool,
             act,
@@ -68,6 +81,13 @@ impl Model {
         for (linear, rows) in [(&a.q, &mut s.q), (&a.k, &mut s.k), (&a.v, &mut s.v)] {
             self.add_bias(linear, rows);
         }
+        Ok(())
+    }
+
+    /// Norm of each head where the family has one, and rotation.
+    fn rotate(&self, layer: usize, pass: &mut Pass<'_, '_>) {
+        let (pool, isa, c) = (self.pool(), self.isa(), &self.config);
+        let (a, dim, s) = (&self.blocks[layer].attention, c.head_dim, &mut *pass.scratch);
         if let (Some(q_norm), Some(k_norm)) = (&a.q_norm, &a.k_norm) {
             ops::rms_norm_inplace(pool, isa, &mut s.q, q_norm, c.norm_eps);
             ops::rms_norm_inplace(pool, isa, &mut s.k, k_norm, c.norm_eps);
@@ -79,7 +99,6 @@ impl Model {
         let (table, rotated) = (&s.tables[rope], c.ropes[rope].rotated());
         ops::rope(pool, isa, &mut s.q, dim, &table.cos, &table.sin, rotated);
         ops::rope(pool, isa, &mut s.k, dim, &table.cos, &table.sin, rotated);
-        Ok(())
     }
 
     /// Append the rows of one session to its cache and attend over it, into `z`.

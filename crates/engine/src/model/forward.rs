@@ -106,7 +106,7 @@ impl Model {
                 reader.begin();
             }
         }
-        for layer in 0..self.config.layers {
+        for layer in 0..pass.hooks.depth() {
             if control.cancelled() {
                 let total = pass.scratch.positions.len();
                 return Err(EngineError::Cancelled { done: 0, total, pressed_layers: 0 });
@@ -123,6 +123,9 @@ impl Model {
                 plan.act_on_cache(segment.cache, &now, segment.watch)?;
                 plan.settle(segment.cache, &now)?;
             }
+        }
+        if pass.hooks.depth() < self.config.layers {
+            return Ok(()); // nobody looks further, and what was read is thrown away
         }
         self.logits(pass, &mut control.hooks, emit)
     }
@@ -195,10 +198,23 @@ impl Model {
         s.up.resize(tokens * c.intermediate, 0.0);
         let m = &block.mlp;
         let needs = Needs::of(&[&m.gate.weight, &m.up.weight]);
-        act.set_normed(pool, &s.x, (&block.mlp_norm, c.norm_eps), isa, needs);
+        if pass.hooks.wants(Site::MlpNorm, layer) {
+            // the same bits, written out
+            ops::rms_norm(pool, isa, &s.x, &block.mlp_norm, c.norm_eps, &mut s.h);
+            pass.visit(Site::MlpNorm, layer, hooks, |s| &mut s.h)?;
+            let s = &mut *pass.scratch;
+            s.activations.get_or_insert_with(Activations::new).set_for(pool, &s.h, c.hidden, isa, needs);
+        } else {
+            act.set_normed(pool, &s.x, (&block.mlp_norm, c.norm_eps), isa, needs);
+        }
+        let s = &mut *pass.scratch;
+        let act = s.activations.get_or_insert_with(Activations::new);
         matmul_many(pool, act, &mut [(&m.gate.weight, &mut s.gate[..]), (&m.up.weight, &mut s.up[..])])?;
         self.add_bias(&m.gate, &mut s.gate);
         self.add_bias(&m.up, &mut s.up);
+        pass.visit(Site::MlpGate, layer, hooks, |s| &mut s.gate)?;
+        pass.visit(Site::MlpUp, layer, hooks, |s| &mut s.up)?;
+        let s = &mut *pass.scratch;
         match c.activation {
             Activation::Silu => ops::silu_mul(pool, isa, &mut s.gate, &s.up),
             Activation::GeluTanh => ops::gelu_tanh_mul(pool, isa, &mut s.gate, &s.up),
@@ -259,7 +275,8 @@ impl Model {
         Ok(())
     }
 
-    fn unembed(
+    /// Logits of rows behind the final norm, soft cap included.
+    pub(super) fn unembed(
         &self,
         normed: &[f32],
         logits: &mut [f32],

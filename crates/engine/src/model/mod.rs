@@ -7,6 +7,7 @@ mod config_gguf;
 mod config_hf;
 pub(crate) mod forward;
 mod load;
+mod parts;
 mod quantizing;
 pub mod rope;
 mod size;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::EngineError;
 use config::Config;
 
+pub use parts::{OutputWeights, Sublayer};
 pub use watch::LoadWatch;
 
 /// How weights are held in memory.

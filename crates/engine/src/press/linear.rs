@@ -71,7 +71,7 @@ pub struct Trained {
 impl Trained {
     /// From a weight `(outputs, inputs)` and a bias `(outputs)`, empty for none.
     pub fn new(model: &Model, weight: &[f32], bias: &[f32], inputs: usize) -> Result<Trained, EngineError> {
-        let weight = Matrix::from_f32(weight.len() / inputs, inputs, weight.to_vec(), model.isa())?;
+        let weight = Matrix::from_f32(weight.len() / inputs, inputs, weight, model.isa())?;
         Ok(Trained { weight, bias: bias.to_vec() })
     }
 

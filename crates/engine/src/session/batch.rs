@@ -91,7 +91,11 @@ fn read(
     check(items, control)?;
     let Buffers { scratch, hooks, standings, taken, segments: kept } = buffers;
     hooks.compile(&control.hooks, model.config().layers)?;
+    if items.iter().all(|item| item.session.looks) {
+        hooks.stop_early();
+    }
     standings.clear();
+    items.iter_mut().for_each(|item| item.session.recover());
     standings.extend(items.iter_mut().map(|item| item.session.stand(item.ids.len())));
     let reading: usize = items.iter().map(|item| item.ids.len()).sum();
     let again = items.iter().map(|item| item.session.tokens_again(item.ids)).sum::<Result<usize, EngineError>>()?;
@@ -103,6 +107,7 @@ fn read(
             return Err(EngineError::Cancelled { done, total, pressed_layers: 0 });
         }
         let long_rope = next_pass(items, standings, taken);
+        taken.iter().for_each(|t| items[t.item].session.unfinished = Some(t.before));
         let mut segments = reuse(std::mem::take(kept));
         fill(&mut segments, items, taken);
         let mut pass = Pass { segments: &mut segments, long_rope, scratch, hooks };
@@ -121,6 +126,7 @@ fn read(
         let mut pressed_layers = 0;
         for t in &*taken {
             let session = &mut *items[t.item].session;
+            session.unfinished = None;
             match &result {
                 Ok(()) => {
                     session.history.extend_from_slice(&items[t.item].ids[t.from..t.from + t.count]);

@@ -43,6 +43,13 @@ impl Session {
             .map_or_else(Pressed::default, |p| Pressed { runs: p.counters.runs, evicted: p.counters.evicted })
     }
 
+    /// Takes out what a panic left half-way, if anything.
+    pub(super) fn recover(&mut self) {
+        if let Some(before) = self.unfinished.take() {
+            self.give_up(before);
+        }
+    }
+
     /// Takes an interrupted piece's tokens out again. What its press evicted cannot come back, so it is remembered;
     /// in how many layers that was.
     pub(super) fn give_up(&mut self, before: Pressed) -> usize {

@@ -10,6 +10,7 @@ pub mod control;
 pub mod forecast;
 mod gathered;
 mod interrupted;
+mod look;
 mod options;
 mod replay;
 mod snapshot;
@@ -60,6 +61,10 @@ pub struct Session {
     own_eviction: Option<usize>,
     interrupted: Interrupted,
     logits: Vec<f32>,
+    /// It lives for one look only, so a pass may end where nobody looks further.
+    looks: bool,
+    /// A piece that a panic (a hook's) left half-way: its tokens are taken out when the session is used again.
+    unfinished: Option<interrupted::Pressed>,
 }
 
 impl Session {
@@ -134,6 +139,8 @@ impl Session {
             own_eviction: None,
             interrupted: Interrupted::default(),
             logits: Vec::new(),
+            looks: false,
+            unfinished: None,
         })
     }
 
@@ -317,6 +324,8 @@ impl Session {
             own_eviction: self.own_eviction,
             interrupted: self.interrupted,
             logits: Vec::new(),
+            looks: false,
+            unfinished: self.unfinished,
         })
     }
 
@@ -359,6 +368,9 @@ impl Session {
 
     /// The same, with words of the caller's in the same file: they cannot get apart.
     pub fn save_with(&self, path: &std::path::Path, note: &serde_json::Value) -> Result<(), EngineError> {
+        if self.unfinished.is_some() {
+            return Err(EngineError::Poisoned);
+        }
         snapshot::save(self, path, note)
     }
 

@@ -23,7 +23,7 @@ pub struct SessionOptions {
     /// What a decoded token reads of its cache; everything by default.
     #[serde(default)]
     pub read: Option<ReadPolicy>,
-    /// Presses that may be applied later with [`Session::compress`]: what they need is gathered while the text is read.
+    /// Presses that may be applied later with [`Session::compress`](crate::Session::compress): what they need is gathered while the text is read.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub watch: Vec<PressSpec>,
 }

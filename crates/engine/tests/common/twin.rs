@@ -21,7 +21,7 @@ impl Hook for Record {
     }
 
     fn wants(&self, site: Site, _: usize) -> bool {
-        matches!(site, Site::Q | Site::ResidPre | Site::Z)
+        matches!(site, Site::QRot | Site::ResidPre | Site::Z)
     }
 
     fn visit(&mut self, visit: SiteVisit<'_>) -> Result<(), EngineError> {
@@ -40,7 +40,7 @@ impl Record {
 
     /// Query of a token, after rotation.
     pub fn q(&self, config: &Config, layer: usize, token: usize, q_head: usize) -> Vec<f64> {
-        self.head("Q", config, (layer, token, q_head))
+        self.head("QRot", config, (layer, token, q_head))
     }
 
     /// What a query head read for a token.

@@ -166,7 +166,7 @@ impl Hook for Queries {
     }
 
     fn wants(&self, site: Site, _layer: usize) -> bool {
-        site == Site::Q
+        site == Site::QRot
     }
 
     fn visit(&mut self, visit: SiteVisit<'_>) -> Result<(), EngineError> {

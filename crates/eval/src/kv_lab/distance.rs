@@ -48,6 +48,13 @@ impl LogProbs {
         -self.0.get(id as usize).map_or(f64::NEG_INFINITY, |&v| f64::from(v))
     }
 
+    /// Entropy in nats.
+    pub fn entropy(&self) -> f64 {
+        // a probability of 0 adds nothing
+        let term = |&p: &f32| if p == f32::NEG_INFINITY { 0.0 } else { -f64::from(p) * f64::from(p).exp() };
+        self.0.iter().map(term).sum()
+    }
+
     /// How many tokens are likelier, plus one.
     pub fn rank(&self, id: u32) -> usize {
         let Some(&own) = self.0.get(id as usize) else { return self.0.len() + 1 };
@@ -125,8 +132,9 @@ mod tests {
         assert!(a.kl(&b) < 1e-6);
         assert!((a.nll(2) - (1.0 + (-1f64).exp() + (-2f64).exp()).ln()).abs() < 1e-6);
         assert_eq!((a.first_choice(), a.rank(2), a.rank(0), a.rank(99)), (2, 1, 3, 4));
+        assert!((LogProbs::of(&[5.0; 8]).entropy() - 8f64.ln()).abs() < 1e-6);
         let masked = LogProbs::of(&[0.0, f32::NEG_INFINITY]);
-        assert!(masked.kl(&LogProbs::of(&[0.0, 0.0])).is_finite());
+        assert!(masked.kl(&LogProbs::of(&[0.0, 0.0])).is_finite() && masked.entropy() == 0.0);
     }
 
     #[test]

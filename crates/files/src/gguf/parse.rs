@@ -222,7 +222,7 @@ fn place(
         let Some(dtype) = DType::from_gguf_id(r.type_id) else {
             storage.check(offset, 0, &format!("tensor {}", r.name))?;
             let type_name = types::type_name(r.type_id);
-            unsupported.push(UnsupportedTensor { name: r.name, type_name, shape: r.shape });
+            unsupported.push(UnsupportedTensor { name: r.name, type_name, shape: r.shape, span: None });
             continue;
         };
         let bytes = byte_len(dtype, &r.shape).map_err(bad)?;

@@ -89,7 +89,8 @@ fn place(storage: &Storage, mut raw: RawHeader, data_start: u64, file: usize) ->
         let (size, shape) = (end - start, entry.shape.0);
         let Some(dtype) = dtype(&entry.dtype) else {
             check_other(&entry.dtype, &shape, size).map_err(bad)?;
-            header.unsupported.push(UnsupportedTensor { name, type_name: entry.dtype, shape });
+            let span = Some((data_start + start, size, file));
+            header.unsupported.push(UnsupportedTensor { name, type_name: entry.dtype, shape, span });
             continue;
         };
         let bytes = byte_len(dtype, &shape).map_err(bad)?;

@@ -102,6 +102,31 @@ impl Safetensors {
         read_rows(self.storage(t)?, t, rows)
     }
 
+    /// A tensor of 32- or 64-bit integers: its shape and its numbers, row by row.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another type.
+    pub fn read_integers(&self, name: &str) -> Result<(Vec<usize>, Vec<i64>), FileError> {
+        let found = self.unsupported.iter().find(|u| u.name == name);
+        let Some((t, (offset, bytes, file))) = found.and_then(|t| Some((t, t.span?))) else {
+            return Err(absent(self.files[0].storage.path(), &self.tensors, &self.unsupported, name));
+        };
+        let storage = &self.files[file].storage;
+        let read = || storage.read_vec(offset, bytes, name);
+        let values = match t.type_name.as_str() {
+            "I32" => read()?.as_chunks::<4>().0.iter().map(|b| i64::from(i32::from_le_bytes(*b))).collect(),
+            "I64" => read()?.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect(),
+            other => {
+                return Err(FileError::BadRead {
+                    path: storage.path().to_owned(),
+                    tensor: name.to_owned(),
+                    problem: format!("it is of type {other}; I32 or I64 is needed"),
+                });
+            }
+        };
+        Ok((t.shape.clone(), values))
+    }
+
     /// The file that a tensor lies in; an error when it is another model's.
     fn storage(&self, t: &TensorInfo) -> Result<&Storage, FileError> {
         match self.files.get(t.file) {

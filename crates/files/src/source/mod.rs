@@ -6,12 +6,12 @@
 //! lock held, so that a model in the cache is always whole and two processes never fetch it twice.
 
 mod builtin;
+mod encoder;
 mod error;
 pub mod hub;
 mod lock;
 mod options;
 mod package;
-mod wheel;
 
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,9 @@ pub use options::ResolveOptions;
 
 /// The model that is used where none is named.
 pub const DEFAULT: &str = "smollm2";
+
+/// The image encoder that `meden vision` uses where none is named.
+pub const DEFAULT_ENCODER: &str = encoder::DINOV2_SMALL.name;
 
 /// Told about what takes time. Nothing below the binary knows a terminal.
 pub trait Progress {
@@ -77,6 +80,9 @@ pub fn source(name: &str) -> Result<Box<dyn Source>, SourceError> {
     if let Some(builtin) = BUILTINS.iter().find(|b| b.name == name) {
         return Ok(Box::new(*builtin));
     }
+    if name == encoder::DINOV2_SMALL.name {
+        return Ok(Box::new(encoder::DINOV2_SMALL));
+    }
     if let Some(rest) = name.strip_prefix("hf:") {
         return Ok(Box::new(hub::HubModel::parse(rest)?));
     }
@@ -87,7 +93,7 @@ pub fn source(name: &str) -> Result<Box<dyn Source>, SourceError> {
         Ok(_) => format!("; for a model of the Hugging Face hub write hf:{name}"),
         Err(_) => String::new(),
     };
-    let known = BUILTINS.iter().map(|b| b.name).collect::<Vec<_>>().join(", ");
+    let known = BUILTINS.iter().map(|b| b.name).chain([encoder::DINOV2_SMALL.name]).collect::<Vec<_>>().join(", ");
     Err(SourceError::UnknownName { name: name.to_owned(), known, hint })
 }
 

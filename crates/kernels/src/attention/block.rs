@@ -6,9 +6,10 @@
 // Registers are arrays here, and rows, vectors and slots are read as indices of one formula.
 #![allow(clippy::needless_range_loop)]
 
+use super::block512;
 use super::simd::*;
 use super::softmax::{Softmax, soften};
-use super::tile::Tile;
+use super::tile::{Sixteen, Tile};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -76,7 +77,11 @@ fn rows<const R: usize>(job: &Job, softmax: &mut Softmax, sums: &mut [[[f32; 16]
     let mut weights: Weights = [[0.0; TILE]; ROWS];
     all_logits::<R>(job.block, job.tile, job.queries, &mut weights);
     let decay = soften::<R, TILE>(softmax, &mut weights, TILE, &job.block.seen, job.softcap);
-    for (values, sums) in job.tile.values.as_chunks::<16>().0.as_chunks::<TILE>().0.iter().zip(sums) {
+    if job.tile.wide {
+        // SAFETY: a tile is wide only where the processor has AVX-512.
+        return unsafe { block512::mix_all::<R>(&weights, job.tile, job.block.used.clone(), &decay, sums) };
+    }
+    for (values, sums) in job.tile.values.as_chunks::<TILE>().0.iter().zip(sums) {
         mix::<R>(&weights, values, job.block.used.clone(), (&decay, sums));
     }
 }
@@ -99,7 +104,11 @@ pub(super) fn logits_of(block: &Block, rows: usize, tile: &Tile, queries: &[f32]
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn all_logits<const R: usize>(block: &Block, tile: &Tile, queries: &[[f32; ROWS]], to: &mut Weights) {
-    let panels = tile.keys.as_chunks::<16>().0.chunks_exact(tile.key_dim.max(1)).enumerate();
+    if tile.wide {
+        // SAFETY: a tile is wide only where the processor has AVX-512.
+        return unsafe { block512::all_logits::<R>(block, tile, queries, to) };
+    }
+    let panels = tile.keys.chunks_exact(tile.key_dim.max(1)).enumerate();
     for (panel, keys) in panels.take(block.used.end.div_ceil(16)).skip(block.used.start / 16) {
         logits::<R>(queries, keys, to, panel);
     }
@@ -108,10 +117,10 @@ fn all_logits<const R: usize>(block: &Block, tile: &Tile, queries: &[[f32; ROWS]
 /// `weights[r][16 panel + j] = query r · key j` for sixteen keys.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn logits<const R: usize>(queries: &[[f32; ROWS]], keys: &[[f32; 16]], weights: &mut Weights, panel: usize) {
+fn logits<const R: usize>(queries: &[[f32; ROWS]], keys: &[Sixteen], weights: &mut Weights, panel: usize) {
     let mut sums = [[_mm256_setzero_ps(); 2]; R];
     for (q, k) in queries.iter().zip(keys) {
-        let (a, b) = halves(k);
+        let (a, b) = halves(&k.0);
         for r in 0..R {
             let q = _mm256_set1_ps(q[r]);
             sums[r] = [_mm256_fmadd_ps(q, a, sums[r][0]), _mm256_fmadd_ps(q, b, sums[r][1])];
@@ -136,7 +145,7 @@ fn halves(x: &[f32; 16]) -> (__m256, __m256) {
 #[inline]
 fn mix<const R: usize>(
     weights: &Weights,
-    values: &[[f32; 16]; TILE],
+    values: &[Sixteen; TILE],
     used: Range<usize>,
     (decay, sums): (&[f32; 8], &mut [[f32; 16]; ROWS]),
 ) {
@@ -146,7 +155,7 @@ fn mix<const R: usize>(
         acc[r] = [_mm256_mul_ps(decay, a), _mm256_mul_ps(decay, b)];
     }
     for slot in used.start..used.end.min(TILE) {
-        let (a, b) = halves(&values[slot]);
+        let (a, b) = halves(&values[slot].0);
         for r in 0..R {
             let w = _mm256_set1_ps(weights[r][slot]);
             acc[r] = [_mm256_fmadd_ps(w, a, acc[r][0]), _mm256_fmadd_ps(w, b, acc[r][1])];

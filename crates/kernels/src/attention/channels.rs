@@ -5,6 +5,7 @@ use super::MOST_BY_CHANNEL;
 use super::part::Part;
 use super::rows::Piece;
 use super::simd::*;
+use super::tile::Sixteen;
 use std::arch::x86_64::*;
 
 /// Queries of a block of rows, times the steps of one page: `q · (step * code + least) = (q * step) · code + q · least`.
@@ -54,17 +55,17 @@ impl<const R: usize> Folded<R> {
 /// Codes of a tile of keys, `(columns / 16, key_dim, 16)`, as the keys that they stand for: those of `count` columns from
 /// `first` on, which lie in one page.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn unfold(keys: &mut [f32], key_dim: usize, (first, count): (usize, usize), piece: &Piece, part: &Part) {
+pub(super) fn unfold(keys: &mut [Sixteen], key_dim: usize, (first, count): (usize, usize), piece: &Piece, part: &Part) {
     let (steps, leasts) = piece.table(part);
     let value = |bytes: &[u8; 2]| half::f16::from_le_bytes(*bytes).to_f32();
     let mut at = first;
     while at < first + count {
         let (panel, lanes) = (at / 16, at % 16..16.min(at % 16 + first + count - at));
         at += lanes.len();
-        let panel = &mut keys[panel * 16 * key_dim..][..16 * key_dim];
-        for ((row, step), least) in panel.chunks_exact_mut(16).zip(steps).zip(leasts) {
+        let panel = &mut keys[panel * key_dim..][..key_dim];
+        for ((row, step), least) in panel.iter_mut().zip(steps).zip(leasts) {
             let (step, least) = (value(step), value(least));
-            row[lanes.clone()].iter_mut().for_each(|x| *x = *x * step + least);
+            row.0[lanes.clone()].iter_mut().for_each(|x| *x = *x * step + least);
         }
     }
 }

@@ -12,12 +12,15 @@
 
 #[cfg(target_arch = "x86_64")]
 mod block;
+#[cfg(target_arch = "x86_64")]
+mod block512;
 pub mod bounds;
 #[cfg(target_arch = "x86_64")]
 mod channels;
 mod columns;
 #[cfg(target_arch = "x86_64")]
 mod decode;
+mod dense;
 #[cfg(target_arch = "x86_64")]
 mod dots;
 #[cfg(target_arch = "x86_64")]
@@ -40,6 +43,7 @@ mod tile;
 mod values;
 
 pub use columns::{Columns, Reduce, attention_columns};
+pub use dense::{DenseShape, dense, dense_backward};
 pub use kind::{KV_GROUP, KvType, MOST_BY_CHANNEL, UnknownKvType};
 pub use layout::PageLayout;
 
@@ -169,7 +173,7 @@ fn run(
         if shape.m * shape.group <= DECODE_ROWS || shape.m == 1 {
             decode::attend(pool, input, shape, results, scratch);
         } else {
-            prefill::attend(pool, input, shape, results, scratch);
+            prefill::attend(pool, isa, input, shape, results, scratch);
         }
         return;
     }

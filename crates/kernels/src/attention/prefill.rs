@@ -13,6 +13,7 @@ use super::decode::query_factor;
 use super::softmax::{Softmax, log_sum};
 use super::tile::{self, Tile};
 use super::{AttendInput, AttendScratch, HeadView, Shape, visible};
+use crate::isa::Isa;
 use crate::pool::Pool;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -52,6 +53,7 @@ unsafe impl Sync for Output {}
 /// See [`super::attend`]; lengths have been checked, and the processor has AVX2.
 pub(super) fn attend(
     pool: &Pool,
+    isa: Isa,
     input: &AttendInput,
     shape: &Shape,
     (out, lse): (&mut [f32], Option<&mut [f32]>),
@@ -66,6 +68,7 @@ pub(super) fn attend(
     let workers = &mut scratch.workers[..pool.threads().min(heads * cuts)];
     pool.chunks(workers, 1, |_, workers| {
         for worker in workers {
+            worker.tile.wide = isa.runs_avx512();
             loop {
                 let task = next.fetch_add(1, Ordering::Relaxed);
                 if task >= heads * cuts {

@@ -9,16 +9,23 @@ use super::{HeadView, KvType};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+/// Sixteen columns, on a cache line of their own: a vector that lies across two lines is loaded twice.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(64))]
+pub(super) struct Sixteen(pub [f32; 16]);
+
 /// Up to [`TILE`] slots of one head, converted. Both halves are in panels of sixteen columns, which is what a kernel
 /// keeps in two registers a row:
 #[derive(Default, Debug)]
 pub(super) struct Tile {
     /// (TILE / 16, key_dim, 16): channels down, slots across. Slots behind the last are zeros.
-    pub keys: Vec<f32>,
+    pub keys: Vec<Sixteen>,
     /// (ceil(value_dim / 16), TILE, 16): slots down, channels across. Slots behind the last, and channels behind the
     /// width, are whatever was there; no visible result comes from them.
-    pub values: Vec<f32>,
+    pub values: Vec<Sixteen>,
     pub key_dim: usize,
+    /// Whether products use AVX-512, which the processor must have.
+    pub wide: bool,
 }
 
 /// The stored rows of a tile, wherever their pages are: (values, scales); empty behind the last slot.
@@ -30,7 +37,7 @@ pub(super) fn load_keys(tile: &mut Tile, head: &HeadView, slots: Range<usize>) {
     let layout = &head.layout;
     let key_dim = layout.key_dim();
     tile.key_dim = key_dim;
-    tile.keys.resize(TILE * key_dim, 0.0);
+    tile.keys.resize(TILE / 16 * key_dim, Sixteen::default());
     let part = layout.key_part();
     let keys = stored(head, &part, slots.clone());
     match layout.key_type() {
@@ -53,7 +60,7 @@ pub(super) fn load_keys(tile: &mut Tile, head: &HeadView, slots: Range<usize>) {
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn load_values(tile: &mut Tile, head: &HeadView, slots: Range<usize>) {
     let layout = &head.layout;
-    tile.values.resize(TILE * layout.value_dim().next_multiple_of(16), 0.0);
+    tile.values.resize(TILE * layout.value_dim().div_ceil(16), Sixteen::default());
     let values = stored(head, &layout.value_part(), slots);
     match layout.value_type() {
         KvType::F32 => convert_values::<F32>(&values, &mut tile.values),
@@ -89,27 +96,26 @@ fn vector<const B: usize>((row, scales): (&[u8], &[u8]), i: usize) -> __m256 {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn transpose_keys<const B: usize>(stored: &Stored, key_dim: usize, keys: &mut [f32]) {
+fn transpose_keys<const B: usize>(stored: &Stored, key_dim: usize, keys: &mut [Sixteen]) {
     for (eight, rows) in stored.as_chunks::<8>().0.iter().enumerate() {
-        let panel = &mut keys[eight / 2 * 16 * key_dim..][..16 * key_dim];
-        for (i, channels) in panel.as_chunks_mut::<16>().0.chunks_mut(8).enumerate() {
+        let panel = &mut keys[eight / 2 * key_dim..][..key_dim];
+        for (i, channels) in panel.chunks_mut(8).enumerate() {
             let mut block = [_mm256_setzero_ps(); 8];
             for (v, row) in block.iter_mut().zip(rows) {
                 *v = vector::<B>(*row, i);
             }
             for (to, v) in channels.iter_mut().zip(transpose(&block)) {
-                store(&mut to.as_chunks_mut::<8>().0[eight % 2], v);
+                store(&mut to.0.as_chunks_mut::<8>().0[eight % 2], v);
             }
         }
     }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn convert_values<const B: usize>(stored: &Stored, values: &mut [f32]) {
-    let panels = values.as_chunks_mut::<16>().0.chunks_exact_mut(TILE);
-    for (panel, slots) in panels.enumerate() {
+fn convert_values<const B: usize>(stored: &Stored, values: &mut [Sixteen]) {
+    for (panel, slots) in values.chunks_exact_mut(TILE).enumerate() {
         for (to, row) in slots.iter_mut().zip(stored) {
-            for (half, to) in to.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            for (half, to) in to.0.as_chunks_mut::<8>().0.iter_mut().enumerate() {
                 store(to, vector::<B>(*row, 2 * panel + half));
             }
         }

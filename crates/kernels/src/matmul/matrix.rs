@@ -1,11 +1,11 @@
 //! A weight in its one resident layout.
 //!
-//! Whatever was loaded is interleaved into panels in place, panel by panel, so that loading a matrix never
-//! needs room for two. A mapped matrix stays as the file has it and each panel is interleaved into scratch
+//! Whatever was loaded is interleaved into panels, panel by panel, into memory for weights, and then dropped. A mapped matrix stays as the file has it and each panel is interleaved into scratch
 //! when it is used: no private memory, at the price of that work on every call.
 
 use crate::isa::Isa;
 use crate::mem::MappedFile;
+use crate::mem::weights::Resident;
 use crate::weights::panel::{self, panel_rows};
 use crate::{DType, KernelError, weights};
 use std::ops::Range;
@@ -22,44 +22,42 @@ pub struct Matrix {
 }
 
 enum Store {
-    /// Panels, as bytes.
-    Bytes(Vec<u8>),
-    /// Panels of f32 that came as floats: the same bytes, but the vector keeps its element type.
-    Floats(Vec<f32>),
+    /// Panels.
+    Resident(Resident),
     /// Rows of the file's layout at a byte offset.
     Mapped(Arc<MappedFile>, usize),
 }
 
 impl Matrix {
-    /// Takes `rows` rows in the file's layout and interleaves them in place.
+    /// Takes `rows` rows in the file's layout and interleaves them.
     ///
     /// # Errors
     /// `cols` is no whole number of blocks, `bytes` is not what rows and columns imply, or the processor
     /// lacks `isa`.
-    pub fn new(dtype: DType, rows: usize, cols: usize, mut bytes: Vec<u8>, isa: Isa) -> Result<Matrix, KernelError> {
+    pub fn new(
+        dtype: DType,
+        rows: usize,
+        cols: usize,
+        bytes: impl AsRef<[u8]>,
+        isa: Isa,
+    ) -> Result<Matrix, KernelError> {
+        let bytes = bytes.as_ref();
         let (row_bytes, total) = sizes(dtype, rows, cols, isa)?;
         check_length("the weight", "bytes", total, bytes.len())?;
-        // Exact: growing by the usual half or double would reserve room for nothing.
-        let padded = padded_bytes(dtype, rows, row_bytes);
-        bytes.reserve_exact(padded - total);
-        bytes.resize(padded, 0);
-        interleave_in_place(dtype, row_bytes, &mut bytes);
-        Ok(Matrix { dtype, rows, cols, row_bytes, isa, store: Store::Bytes(bytes) })
+        let padded = rows.next_multiple_of(panel_rows(dtype)) * row_bytes;
+        let panels = Resident::new(padded, |panels| interleave(dtype, row_bytes, bytes, panels));
+        Ok(Matrix { dtype, rows, cols, row_bytes, isa, store: Store::Resident(panels) })
     }
 
     /// Takes `rows` rows of `cols` floats.
     ///
     /// # Errors
     /// `data` does not hold `rows * cols` values, or the processor lacks `isa`.
-    pub fn from_f32(rows: usize, cols: usize, mut data: Vec<f32>, isa: Isa) -> Result<Matrix, KernelError> {
-        let dtype = DType::F32;
-        let (row_bytes, total) = sizes(dtype, rows, cols, isa)?;
+    pub fn from_f32(rows: usize, cols: usize, data: impl AsRef<[f32]>, isa: Isa) -> Result<Matrix, KernelError> {
+        let data = data.as_ref();
+        let (_, total) = sizes(DType::F32, rows, cols, isa)?;
         check_length("the weight", "values", total / 4, data.len())?;
-        let padded = padded_bytes(dtype, rows, row_bytes) / 4;
-        data.reserve_exact(padded - total / 4);
-        data.resize(padded, 0.0);
-        interleave_in_place(dtype, row_bytes, bytemuck::cast_slice_mut(&mut data));
-        Ok(Matrix { dtype, rows, cols, row_bytes, isa, store: Store::Floats(data) })
+        Matrix::new(DType::F32, rows, cols, bytemuck::cast_slice(data), isa)
     }
 
     /// Uses `rows` rows straight from a mapped file, `offset` bytes into it.
@@ -105,8 +103,7 @@ impl Matrix {
     /// Heap bytes this weight keeps resident (0 if mapped).
     pub fn bytes(&self) -> usize {
         match &self.store {
-            Store::Bytes(bytes) => bytes.capacity(),
-            Store::Floats(data) => 4 * data.capacity(),
+            Store::Resident(panels) => panels.len(),
             Store::Mapped(..) => 0,
         }
     }
@@ -150,21 +147,11 @@ impl Matrix {
         let size = self.panel_bytes();
         let span = panels.start * size..panels.end * size;
         match &self.store {
-            Store::Bytes(bytes) => &bytes[span],
-            Store::Floats(data) => &bytemuck::cast_slice(data)[span],
+            Store::Resident(panels) => &panels[span],
             Store::Mapped(map, offset) => {
                 let rows = &map.as_slice()[*offset..][..self.rows * self.row_bytes];
                 scratch.resize(span.len(), 0);
-                for (index, panel) in panels.zip(scratch.chunks_exact_mut(size.max(1))) {
-                    let rows = &rows[index * size..rows.len().min((index + 1) * size)];
-                    if rows.len() == size {
-                        panel::pack(self.dtype, rows, panel);
-                    } else {
-                        let mut padded = rows.to_vec();
-                        padded.resize(size, 0);
-                        panel::pack(self.dtype, &padded, panel);
-                    }
-                }
+                interleave(self.dtype, self.row_bytes, &rows[span.start..rows.len().min(span.end)], scratch);
                 scratch
             }
         }
@@ -189,20 +176,19 @@ fn check_length(what: &'static str, unit: &'static str, expected: usize, got: us
     if got == expected { Ok(()) } else { Err(KernelError::Length { what, unit, expected, got }) }
 }
 
-fn padded_bytes(dtype: DType, rows: usize, row_bytes: usize) -> usize {
-    rows.next_multiple_of(panel_rows(dtype)) * row_bytes
-}
-
-/// Rows (zero rows behind the last, up to whole panels) to panels, one panel of scratch at a time.
-fn interleave_in_place(dtype: DType, row_bytes: usize, bytes: &mut [u8]) {
+/// Rows to panels; rows missing from the last panel are zeros.
+fn interleave(dtype: DType, row_bytes: usize, rows: &[u8], panels: &mut [u8]) {
     let size = row_bytes * panel_rows(dtype);
     if size == 0 {
         return;
     }
-    let mut rows = Vec::with_capacity(size);
-    for panel in bytes.chunks_exact_mut(size) {
-        rows.clear();
-        rows.extend_from_slice(panel);
-        panel::pack(dtype, &rows, panel);
+    for (rows, panel) in rows.chunks(size).zip(panels.chunks_exact_mut(size)) {
+        if rows.len() == size {
+            panel::pack(dtype, rows, panel);
+        } else {
+            let mut padded = rows.to_vec();
+            padded.resize(size, 0);
+            panel::pack(dtype, &padded, panel);
+        }
     }
 }

@@ -3,13 +3,13 @@
 //! * `matrix`: a weight in its one resident layout, rows interleaved in panels (see `weights::panel`).
 //! * `activations`: the m rows, with their int8 copy made once and shared by all matrices they meet.
 //! * `plan`: cuts the jobs of one call into tasks for the pool.
-//! * `scalar`, `quant_avx2`, `quant_vnni`, `float_avx2`, `float_avx512`: panels times some rows; the only
-//!   places that compute.
+//! * `scalar`, `quant_avx2`, `quant_vnni`, `quant_amx`, `float_avx2`, `float_avx512`: panels times some rows;
+//!   the only places that compute.
 //!
 //! Every output is one chain of additions along its row, in the same order whatever m, the number of
 //! threads and the cut into tasks are, so results are the same to the bit in prefill and decode. (The
 //! scalar twin rounds each product and so differs in the last bits; the vector kernels do the same float
-//! operations in the same order, so that AVX2, AVX-VNNI and AVX-512 agree to the bit.)
+//! operations in the same order, so that AVX2, AVX-VNNI, AVX-512 and AMX agree to the bit.)
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
@@ -20,6 +20,8 @@ mod float_avx512;
 mod float_tiles;
 mod matrix;
 mod plan;
+#[cfg(target_arch = "x86_64")]
+mod quant_amx;
 #[cfg(target_arch = "x86_64")]
 mod quant_avx2;
 #[cfg(target_arch = "x86_64")]

@@ -18,6 +18,10 @@ use std::ops::Range;
 const QUANT_BLOCK: usize = 32;
 /// The same for signed formats, whose activations are repeated in 16 bits.
 const WIDE_BLOCK: usize = 24;
+/// Most activation rows of a task on tiles: unpacking a pair of panels costs as much as scaling ten of them.
+const TILE_BLOCK: usize = 128;
+/// Rows of a tile: rows of a block are a multiple of them.
+const TILE_ROWS: usize = 16;
 /// Most activation rows of a task on floats.
 const FLOAT_BLOCK: usize = 48;
 /// Most panels of a task on quantised weights: so many share the repeated activations.
@@ -59,10 +63,34 @@ pub(super) struct Scratch {
     pub(super) rows: Vec<super::quant_avx2::Spread>,
     #[cfg(target_arch = "x86_64")]
     pub(super) wide_rows: Vec<super::quant_avx2::WideSpread>,
+    #[cfg(target_arch = "x86_64")]
+    pub(super) unpacked: Vec<super::quant_amx::Unpacked>,
 }
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Whether the products of so many rows with this matrix go through tiles.
+#[cfg(target_arch = "x86_64")]
+fn uses_tiles(w: &Matrix, rows: usize) -> bool {
+    !w.dtype().is_float() && w.isa().runs_amx() && rows > super::quant_vnni::FEW
+}
+
+/// Whether neighbouring panels share their registers.
+#[cfg(target_arch = "x86_64")]
+fn pairs(w: &Matrix) -> bool {
+    !w.dtype().is_float() && w.isa().runs_avx512()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn uses_tiles(_: &Matrix, _: usize) -> bool {
+    false
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn pairs(_: &Matrix) -> bool {
+    false
 }
 
 /// Runs products whose shapes have been checked.
@@ -89,19 +117,26 @@ pub(super) fn run(pool: &Pool, x: &Activations, jobs: &mut [(&Matrix, &mut [f32]
 
 impl<'a> Job<'a> {
     fn new(w: &'a Matrix, y: SendPtr<f32>, x: &Activations, pool: &Pool) -> Job<'a> {
+        let tiles = uses_tiles(w, x.rows());
         let most = crate::weights::with_format!(
             w.dtype(),
-            F => if <F as Format>::KIND == Kind::S8 { WIDE_BLOCK } else { QUANT_BLOCK },
+            F => if tiles { TILE_BLOCK } else if <F as Format>::KIND == Kind::S8 { WIDE_BLOCK } else { QUANT_BLOCK },
             float => FLOAT_BLOCK
         );
         // Blocks of about equal size: a last block of one row would leave most of the machine unused.
-        let rows = x.rows().div_ceil(x.rows().div_ceil(most).max(1)).max(1);
+        let mut rows = x.rows().div_ceil(x.rows().div_ceil(most).max(1)).max(1);
+        if tiles {
+            rows = rows.next_multiple_of(TILE_ROWS);
+        }
         let blocks = x.rows().div_ceil(rows);
         let fair = (w.panels() * blocks).div_ceil(pool.threads() * TASKS_A_THREAD);
         let least = TASK_BYTES.div_ceil(w.panel_bytes().max(1) * rows);
         let group = if w.dtype().is_float() { FLOAT_GROUP } else { QUANT_GROUP };
         let most = fair.min(group).max(least).clamp(1, w.panels().max(1));
-        let panels = w.panels().div_ceil(w.panels().div_ceil(most).max(1)).max(1);
+        let mut panels = w.panels().div_ceil(w.panels().div_ceil(most).max(1)).max(1);
+        if pairs(w) {
+            panels = panels.next_multiple_of(2);
+        }
         let groups = w.panels().div_ceil(panels);
         Job { w, y, rows, panels, groups, tasks: groups * blocks }
     }
@@ -171,13 +206,16 @@ unsafe fn multiply_x86(
     tile: &mut [f32],
     scratch: &mut Scratch,
 ) {
-    use super::{float_avx2, float_avx512, quant_avx2, quant_vnni};
+    use super::{float_avx2, float_avx512, quant_amx, quant_avx2, quant_vnni};
     let (cols, size, isa) = (x.cols(), w.panel_bytes(), w.isa());
     // SAFETY: the caller's promises, passed on; what more a kernel needs has just been detected.
     unsafe {
         crate::weights::with_format!(
             w.dtype(),
-            F => if isa.runs_avx512() {
+            F => if isa.runs_amx() {
+                let kept = &mut scratch.unpacked;
+                quant_amx::panels::<F>(panels, size, &x.blocks(), rows, tile, kept);
+            } else if isa.runs_avx512() {
                 quant_vnni::avx512_panels::<F>(panels, size, &x.blocks(), rows, tile);
             } else if isa.runs_avx_vnni() {
                 quant_vnni::avx_panels::<F>(panels, size, &x.blocks(), rows, tile);

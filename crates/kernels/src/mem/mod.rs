@@ -10,6 +10,7 @@ mod os;
 mod pages;
 mod slab;
 mod table;
+pub(crate) mod weights;
 
 pub use counting::CountingAllocator;
 pub use mapped::MappedFile;

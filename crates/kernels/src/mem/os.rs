@@ -1,4 +1,4 @@
-//! The three calls a slab makes to the operating system: map, discard, unmap.
+//! What slabs and weights ask of the operating system: map, discard, unmap.
 
 use std::ptr::NonNull;
 
@@ -47,6 +47,50 @@ pub(super) unsafe fn unmap(start: NonNull<u8>, bytes: usize) {
     // SAFETY: by the caller's promise nothing refers to the mapping any more.
     unsafe {
         libc::munmap(start.as_ptr().cast(), bytes);
+    }
+}
+
+/// A huge page, where the processor has them.
+const HUGE: usize = 2 << 20;
+
+/// Zeroed private memory, aligned to huge pages and made of them if the system agrees; unmapped when dropped.
+pub(super) struct HugeMap {
+    mapping: NonNull<u8>,
+    mapped: usize,
+    start: NonNull<u8>,
+    len: usize,
+}
+
+impl HugeMap {
+    /// Maps at least `len` bytes, or `None` when the system refuses.
+    pub(super) fn new(len: usize) -> Option<HugeMap> {
+        let len = len.checked_next_multiple_of(HUGE)?;
+        let mapped = len.checked_add(HUGE)?;
+        let mapping = map(mapped)?;
+        let skip = mapping.as_ptr().align_offset(HUGE);
+        // SAFETY: less than a huge page is skipped, and one more than `len` was mapped.
+        let start = unsafe { mapping.add(skip) };
+        #[cfg(target_os = "linux")]
+        // SAFETY: the range lies in the mapping just made. A kernel without huge pages refuses, which is as good.
+        unsafe {
+            libc::madvise(start.as_ptr().cast(), len, libc::MADV_HUGEPAGE);
+        }
+        Some(HugeMap { mapping, mapped, start, len })
+    }
+
+    pub(super) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+}
+
+impl Drop for HugeMap {
+    fn drop(&mut self) {
+        // SAFETY: this is the whole mapping, and whoever refers into it keeps this value alive.
+        unsafe { unmap(self.mapping, self.mapped) };
     }
 }
 

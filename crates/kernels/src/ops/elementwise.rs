@@ -28,7 +28,7 @@ pub fn add_bias(pool: &Pool, isa: Isa, x: &mut [f32], bias: &[f32]) {
     });
 }
 
-fn add_values(isa: Isa, x: &mut [f32], y: &[f32]) {
+pub(super) fn add_values(isa: Isa, x: &mut [f32], y: &[f32]) {
     compiled_twice!(isa, add_body(x: &mut [f32], y: &[f32]))
 }
 

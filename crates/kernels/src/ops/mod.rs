@@ -8,18 +8,29 @@
 //! microseconds, which is about what a core needs for that much.
 
 mod activation;
+mod adam;
 mod elementwise;
 pub mod exp;
+mod gelu;
 mod hadamard;
+mod layer_norm;
 mod norm;
 mod rope;
+mod softmax;
+mod sums;
 
 pub use activation::{gelu_tanh_mul, silu_mul};
+pub use adam::{AdamState, AdamStep, adam};
 pub use elementwise::{add, add_bias, scale, softcap};
+pub use gelu::{bias_gelu_row, gelu, gelu_backward, gelu_row};
 pub use hadamard::{hadamard, hadamard_row};
+pub use layer_norm::{Affine, NormStats, layer_norm, layer_norm_again, layer_norm_backward, layer_norm_stats};
 pub(crate) use norm::rms_norm_rows;
 pub use norm::{l2_norm, rms_norm, rms_norm_inplace};
 pub use rope::rope;
+pub use softmax::{exp_row, softmax_row};
+pub(crate) use softmax::{scale_row, softmax_backward_row};
+pub use sums::{add_column_sums, add_scaled, scale_columns};
 
 use crate::pool::Pool;
 
@@ -57,3 +68,22 @@ macro_rules! compiled_twice {
     }};
 }
 use compiled_twice;
+
+/// [`compiled_twice`] and once more for AVX-512: for loops bound by arithmetic, such as exponentials.
+macro_rules! compiled_for_all {
+    ($isa:expr, $body:ident($($arg:ident: $type:ty),* $(,)?)) => {{
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+            fn avx512($($arg: $type),*) {
+                $body($($arg),*)
+            }
+            if $isa.runs_avx512() {
+                // SAFETY: `runs_avx512` has just said that the processor has these.
+                return unsafe { avx512($($arg),*) };
+            }
+        }
+        $crate::ops::compiled_twice!($isa, $body($($arg: $type),*))
+    }};
+}
+use compiled_for_all;

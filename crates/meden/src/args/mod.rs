@@ -3,7 +3,9 @@
 mod cache;
 mod model;
 mod sampling;
+mod steer;
 
 pub use cache::{CacheArgs, Layers, parse_layers};
 pub use model::ModelArgs;
 pub use sampling::SamplingArgs;
+pub use steer::{Asked as AskedSteering, SteerArgs};

@@ -13,7 +13,7 @@ use crate::{load, output};
 /// Fetch a model. What is here already is not fetched again.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// A built-in name, or hf:owner/name[:file]
+    /// A built-in name (smollm2, gemma3-270m; dinov2-small for images), or hf:owner/name[:file]
     #[arg(default_value = source::DEFAULT, value_name = "NAME")]
     name: String,
     /// List the built-in names instead

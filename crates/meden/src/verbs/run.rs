@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use meden_engine::Session;
 use serde::Serialize;
 
-use crate::args::{CacheArgs, ModelArgs, SamplingArgs};
+use crate::args::{CacheArgs, ModelArgs, SamplingArgs, SteerArgs};
 use crate::cli::Global;
 use crate::exit::{Exit, usage};
 use crate::generate::{Request, generate};
@@ -45,6 +45,8 @@ pub struct Args {
     sampling: SamplingArgs,
     #[command(flatten)]
     cache: CacheArgs,
+    #[command(flatten)]
+    steer: SteerArgs,
 }
 
 /// The one object of `meden run --json`.
@@ -61,12 +63,16 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
         return Err(usage("--logprobs: they are printed with --json only; add it"));
     }
     let mut options = args.cache.session_options()?;
+    let steer = args.steer.read(&options)?;
     let opened = load::open(&args.model, global.quiet)?;
     repeat::instruct(repeat::press_of(&mut options.policy), opened.tokenizer.as_ref(), global.quiet)?;
     let prompt = read_prompt(&args, &opened)?;
     let loaded = opened.load(&options, (prompt.ids.len() + args.sampling.max_tokens).min(opened.config.context))?;
+    if let Some(steer) = &steer {
+        steer.check(&loaded.model)?;
+    }
     let mut session = Session::new(loaded.model.clone(), options)?;
-    let request = Request::new(&prompt.ids, prompt.continues, &args.sampling);
+    let request = Request { steer: steer.as_ref(), ..Request::new(&prompt.ids, prompt.continues, &args.sampling) };
     let mut shown = Shown::new(global);
     let answer = generate(&mut session, opened.tokenizer.as_ref(), &request, &mut shown)?;
     drop(shown);

@@ -57,7 +57,7 @@ pub fn attention_columns(
     }
     #[cfg(target_arch = "x86_64")]
     if isa.runs_avx2() {
-        tiles::add(pool, columns, &shape, out, scratch);
+        tiles::add(pool, isa, columns, &shape, out, scratch);
         return Ok(());
     }
     let _ = (isa, scratch);

@@ -12,6 +12,7 @@ use super::super::softmax::{capped, inside};
 use super::super::tile::{self, Tile};
 use super::super::{AttendScratch, Shape, visible};
 use super::{Columns, Reduce};
+use crate::isa::Isa;
 use crate::pool::Pool;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -20,7 +21,14 @@ use std::ops::Range;
 const TASKS: usize = 6;
 
 /// See [`super::attention_columns`]; lengths have been checked, and the processor has AVX2.
-pub(super) fn add(pool: &Pool, columns: &Columns, shape: &Shape, out: &mut [Vec<f32>], scratch: &mut AttendScratch) {
+pub(super) fn add(
+    pool: &Pool,
+    isa: Isa,
+    columns: &Columns,
+    shape: &Shape,
+    out: &mut [Vec<f32>],
+    scratch: &mut AttendScratch,
+) {
     let input = columns.input;
     lay_out_queries(pool, columns, shape, &mut scratch.queries);
     scratch.ranges.clear();
@@ -43,7 +51,7 @@ pub(super) fn add(pool: &Pool, columns: &Columns, shape: &Shape, out: &mut [Vec<
         let (head, first) = tasks[i];
         let queries = &scratch.queries[head * per_head..][..per_head];
         let ranges = &scratch.ranges[head * shape.m..][..shape.m];
-        let task = Task { columns, shape, head, first, queries, ranges };
+        let task = Task { columns, shape, head, first, queries, ranges, wide: isa.runs_avx512() };
         // SAFETY: this path is only taken where the processor has AVX2, FMA and F16C.
         unsafe {
             match columns.reduce {
@@ -94,6 +102,8 @@ struct Task<'a> {
     queries: &'a [f32],
     /// (m): the slots each query sees.
     ranges: &'a [Range<usize>],
+    /// Whether AVX-512 may be used.
+    wide: bool,
 }
 
 impl Task<'_> {
@@ -102,7 +112,8 @@ impl Task<'_> {
     fn run<const MAX: bool>(&self, rows: &mut [&mut [f32]]) {
         let view = &self.columns.input.heads[self.head];
         let count = rows.first().map_or(0, |row| row.len());
-        let (mut tile, mut sums) = (Tile::default(), vec![[0.0; TILE]; rows.len()]);
+        let mut tile = Tile { wide: self.wide, ..Tile::default() };
+        let mut sums = vec![[0.0; TILE]; rows.len()];
         for at in (0..count).step_by(TILE) {
             let (first, width) = (self.first + at, TILE.min(count - at));
             if !self.ranges.iter().any(|r| r.start < first + width && r.end > first) {

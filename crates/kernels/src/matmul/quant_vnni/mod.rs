@@ -17,6 +17,8 @@ mod pairs;
 #[cfg(test)]
 mod tests;
 
+pub(super) use pairs::{Pair, high};
+
 use super::activations::Blocks;
 use crate::weights::avx2::{Avx2Format, Regs};
 use crate::weights::panel::QUANT_ROWS;
@@ -28,7 +30,7 @@ use std::ops::Range;
 const AHEAD: usize = 2048;
 
 /// Most rows whose sums stay in registers while weights stream through once.
-const FEW: usize = 4;
+pub(super) const FEW: usize = 4;
 
 /// The instruction of 256 bits, which two extensions bring under two names.
 trait Vnni {

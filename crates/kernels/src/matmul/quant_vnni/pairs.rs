@@ -12,16 +12,16 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 /// [`Regs`] of two panels.
-struct Pair {
-    w: [__m512i; 8],
-    scale: [__m512; 2],
-    min: [__m512; 2],
+pub(in crate::matmul) struct Pair {
+    pub(in crate::matmul) w: [__m512i; 8],
+    pub(in crate::matmul) scale: [__m512; 2],
+    pub(in crate::matmul) min: [__m512; 2],
 }
 
 impl Pair {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn new(low: &Regs, high: &Regs) -> Pair {
+    pub(in crate::matmul) fn new(low: &Regs, high: &Regs) -> Pair {
         let floats = |low: [__m256; 2], high: [__m256; 2]| [join(low[0], high[0]), join(low[1], high[1])];
         let mut w = [_mm512_setzero_si512(); 8];
         for (g, w) in w.iter_mut().enumerate() {
@@ -38,9 +38,10 @@ fn join(low: __m256, high: __m256) -> __m512 {
     _mm512_castpd_ps(_mm512_insertf64x4::<1>(low, _mm256_castps_pd(high)))
 }
 
+/// The upper half of a vector.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn high(both: __m512) -> __m256 {
+pub(in crate::matmul) fn high(both: __m512) -> __m256 {
     _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(both)))
 }
 

@@ -1,6 +1,6 @@
-//! Files out of a wheel, which is a zip archive.
+//! Files out of a zip archive: wheels, NumPy's `.npz`, PyTorch's `.pt`.
 //!
-//! Only what wheels use: the central directory, stored and deflated entries, no zip64, no encryption. An
+//! Only what those use: the central directory, stored and deflated entries, no zip64, no encryption. An
 //! entry's name is compared with what we look for and never becomes a path, and no more bytes come out
 //! than the directory has announced, so an archive cannot write elsewhere or swell.
 
@@ -19,40 +19,40 @@ const LOCAL: [u8; 4] = *b"PK\x03\x04";
 /// The end record, and the longest comment behind it.
 const END_LEN: u64 = 22;
 const COMMENT_MAX: u64 = 65_535;
-/// A wheel's directory is a few kB.
+/// A directory of such an archive is a few kB.
 const DIRECTORY_MAX: u64 = 16 << 20;
 const CHUNK: usize = 256 << 10;
 
-/// An open wheel.
-pub(super) struct Wheel {
+/// An open archive.
+pub(crate) struct Zip {
     storage: Storage,
     entries: Vec<Entry>,
 }
 
 /// One file in it.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
-    pub(super) name: String,
+pub(crate) struct Entry {
+    pub(crate) name: String,
     /// Length once unpacked.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     packed: u64,
     method: u16,
     local: u64,
 }
 
-impl Wheel {
-    pub(super) fn open(path: &Path) -> Result<Wheel, FileError> {
+impl Zip {
+    pub(crate) fn open(path: &Path) -> Result<Zip, FileError> {
         let storage = Storage::open(path)?;
         let entries = directory(&storage)?;
-        Ok(Wheel { storage, entries })
+        Ok(Zip { storage, entries })
     }
 
-    pub(super) fn entries(&self) -> &[Entry] {
+    pub(crate) fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
     /// Unpacks an entry into `out`; `step` hears of every piece written.
-    pub(super) fn unpack(
+    pub(crate) fn unpack(
         &self,
         entry: &Entry,
         out: &mut dyn Write,
@@ -144,11 +144,11 @@ fn directory(storage: &Storage) -> Result<Vec<Entry>, FileError> {
     let tail_len = storage.len().min(END_LEN + COMMENT_MAX);
     let tail = storage.read_vec(storage.len() - tail_len, tail_len, "the end of the zip archive")?;
     let end = tail.windows(END_LEN as usize).rposition(|w| w[..4] == END);
-    let end = end.ok_or_else(|| bad("there is none; is this a wheel?"))?;
+    let end = end.ok_or_else(|| bad("there is none; is this a wheel or another zip archive?"))?;
     let record = &tail[end..];
     let (count, size, offset) = (u16_at(record, 10), u32_at(record, 12), u32_at(record, 16));
     if count == u16::MAX || offset == u32::MAX {
-        return Err(bad("it is in zip64 format, which wheels of this size do not need"));
+        return Err(bad("it is in zip64 format, which archives of this size do not need"));
     }
     let size = u64::from(size);
     if size > DIRECTORY_MAX {
@@ -190,8 +190,8 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 }
 
 #[cfg(test)]
-#[path = "../../tests/common/zip.rs"]
-mod zip;
+#[path = "../tests/common/zip.rs"]
+mod written;
 
 #[cfg(test)]
 mod tests {
@@ -204,7 +204,7 @@ mod tests {
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("meden-wheel-{}-{n}.whl", std::process::id()));
         std::fs::write(&path, bytes).unwrap();
-        let read = Wheel::open(&path).and_then(|wheel| {
+        let read = Zip::open(&path).and_then(|wheel| {
             let one = |e: &Entry| {
                 let mut out = Vec::new();
                 wheel.unpack(e, &mut out, &mut |_| {}).map(|()| (e.name.clone(), out))
@@ -217,7 +217,7 @@ mod tests {
 
     fn good() -> (Vec<u8>, Vec<u8>) {
         let long: Vec<u8> = (0..700_000u32).flat_map(|i| (i / 3).to_le_bytes()).collect();
-        (zip::zip(&[("a/long.gguf", &long, true), ("b", b"short", false), ("empty", b"", true)]), long)
+        (written::zip(&[("a/long.gguf", &long, true), ("b", b"short", false), ("empty", b"", true)]), long)
     }
 
     #[test]
@@ -247,14 +247,14 @@ mod tests {
         assert!(changed(entry + 42, &[7]).contains("no local header"));
         assert!(changed(entry + 20, &[255, 255, 255, 255]).contains("cut short"));
         assert!(changed(bytes.len() - 12, &[255, 255]).contains("zip64"));
-        assert!(unpacked(b"PK nothing").unwrap_err().to_string().contains("is this a wheel?"));
+        assert!(unpacked(b"PK nothing").unwrap_err().to_string().contains("is this a wheel or another zip archive?"));
         assert!(unpacked(b"").is_err());
     }
 
     #[test]
     fn damage_anywhere_is_an_error_or_other_bytes_and_never_a_panic() {
         let small: Vec<u8> = (0..200u8).collect();
-        let bytes = zip::zip(&[("a", &small, true), ("b", &small, false)]);
+        let bytes = written::zip(&[("a", &small, true), ("b", &small, false)]);
         for at in 0..bytes.len() {
             let mut b = bytes.clone();
             b[at] = !b[at];

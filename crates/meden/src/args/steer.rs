@@ -1,0 +1,65 @@
+//! A steering for verbs that answer.
+
+use std::path::{Path, PathBuf};
+
+use meden_engine::{Model, SessionOptions};
+use meden_lens::steer::{Steering, Toward};
+
+use crate::exit::usage;
+
+/// Flags that steer an answer.
+#[derive(clap::Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Steering")]
+pub struct SteerArgs {
+    /// A steering file (`meden steer fit`), with a strength behind a colon: above 0 towards the text, below 0 towards
+    /// memory, as in spare.safetensors:-1.5
+    #[arg(long, value_name = "FILE[:X]")]
+    steer: Option<String>,
+    /// Let a press evict the edited token as it would any other
+    #[arg(long, requires = "steer")]
+    steer_unprotected: bool,
+}
+
+/// A steering that was asked for.
+pub struct Asked {
+    path: PathBuf,
+    /// The file.
+    pub steering: Steering,
+    /// Which way.
+    pub toward: Toward,
+    /// How strongly, not below 0.
+    pub strength: f32,
+}
+
+impl SteerArgs {
+    /// Reads the file; `None` where no steering was asked for. A policy that would evict the edited token is refused
+    /// unless that was asked for.
+    pub fn read(&self, options: &SessionOptions) -> anyhow::Result<Option<Asked>> {
+        let Some(text) = &self.steer else { return Ok(None) };
+        let (path, signed) = match text.rsplit_once(':').map(|(path, number)| (path, number.parse::<f32>())) {
+            Some((path, Ok(number))) => (path, Some(number)),
+            _ => (text.as_str(), None),
+        };
+        let steering = Steering::open(Path::new(path))?;
+        let signed = signed.unwrap_or(steering.strength);
+        if !signed.is_finite() {
+            return Err(usage(format!("--steer: a strength of {signed}; a finite number")));
+        }
+        let evicts = options.policy.as_ref().is_some_and(|policy| policy.recents == 0);
+        if evicts && !self.steer_unprotected {
+            return Err(usage(
+                "--steer: with --recents 0 the press may evict the edited token, and the edit with it; \
+                 use --recents 1 or more, or --steer-unprotected",
+            ));
+        }
+        let toward = if signed < 0.0 { Toward::Memory } else { Toward::Context };
+        Ok(Some(Asked { path: path.into(), steering, toward, strength: signed.abs() }))
+    }
+}
+
+impl Asked {
+    /// Refuses a model that the file was not made for.
+    pub fn check(&self, model: &Model) -> anyhow::Result<()> {
+        Ok(self.steering.check(model, &self.path)?)
+    }
+}

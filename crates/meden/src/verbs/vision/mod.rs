@@ -1,0 +1,33 @@
+//! `meden vision`: image models.
+
+mod embed;
+mod evaluate;
+mod finetune;
+mod images;
+mod predict;
+
+use crate::cli::Global;
+use crate::exit::Exit;
+
+/// What is done with images.
+#[derive(clap::Subcommand, Debug)]
+pub enum Verb {
+    /// Say what is on images
+    Predict(predict::Args),
+    /// Turn images into vectors
+    Embed(embed::Args),
+    /// Judge embeddings on labelled images: nearest neighbours and a linear classifier
+    Evaluate(evaluate::Args),
+    /// Tune a pretrained model to a folder of images
+    Finetune(Box<finetune::Args>),
+}
+
+/// Runs the verb.
+pub fn run(verb: Verb, global: Global) -> anyhow::Result<Exit> {
+    match verb {
+        Verb::Predict(args) => predict::run(args, global),
+        Verb::Embed(args) => embed::run(args, global),
+        Verb::Evaluate(args) => evaluate::run(args, global),
+        Verb::Finetune(args) => finetune::run(*args, global),
+    }
+}
