@@ -80,7 +80,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let all = (tokens * count) as f64;
     println!("| what | ms of one processor, 1,000 tokens | beside the prefill |\n| --- | --- | --- |");
-    for (name, time) in ["prefill", "capture in memory", "capture to a file, f32", "capture to a file, f16"].iter().zip(least) {
+    for (name, time) in
+        ["prefill", "capture in memory", "capture to a file, f32", "capture to a file, f16"].iter().zip(least)
+    {
         println!("| {name} | {:.0} | {:+.1}% |", 1e6 * time / all, 100.0 * (time / least[0] - 1.0));
     }
 

@@ -100,7 +100,8 @@ fn many_prompts_are_read_from_lines_and_a_killed_capture_goes_on() {
     let (prompts, partial) = (path(&prompts), folder.join("broken.safetensors.partial"));
     let (whole_name, broken_name) = (path(&whole), path(&broken));
     let flags = |out: &str| -> Vec<String> {
-        let flags = ["lens", "capture", "-m", &model, "--prompts", &prompts, "--sites", "resid_post,logits", "--out", out];
+        let flags =
+            ["lens", "capture", "-m", &model, "--prompts", &prompts, "--sites", "resid_post,logits", "--out", out];
         flags.iter().chain(&["--threads", "1", "--json"]).map(|f| (*f).to_owned()).collect()
     };
     let mut child = start(flags(&broken_name));
@@ -194,7 +195,20 @@ fn pages_stand_alone_and_show_what_was_asked() {
         ("stats", &["--prompt", prompt], "kurtosis"),
         (
             "patch",
-            &["--clean", prompt, "--corrupt", "The capital of Italy is", a, " Paris", b, " Rome", "--by", "position", "--layers", "20-25"],
+            &[
+                "--clean",
+                prompt,
+                "--corrupt",
+                "The capital of Italy is",
+                a,
+                " Paris",
+                b,
+                " Rome",
+                "--by",
+                "position",
+                "--layers",
+                "20-25",
+            ],
             "·Italy",
         ),
     ];
@@ -225,7 +239,12 @@ fn the_model_knows_paris_and_the_lenses_say_where() {
     let Some(model) = default_model().map(path) else { return };
     let prompt = "The capital of France is";
     let said = lens("logits", &model, &["--prompt", prompt, "--tokens", " Paris", "--json"]).json();
-    let ranks: Vec<u64> = said["readings"].as_array().expect("places").iter().map(|r| r[0]["tokens"][0]["rank"].as_u64().expect("a rank")).collect();
+    let ranks: Vec<u64> = said["readings"]
+        .as_array()
+        .expect("places")
+        .iter()
+        .map(|r| r[0]["tokens"][0]["rank"].as_u64().expect("a rank"))
+        .collect();
     assert_eq!(*ranks.last().expect("layers"), 1);
     assert!(ranks[0] > 100, "{ranks:?}");
     let last = &said["readings"][ranks.len() - 1][0];
@@ -234,7 +253,8 @@ fn the_model_knows_paris_and_the_lenses_say_where() {
     let (sum, own) = (said["total"].as_f64().expect("a sum"), said["model_value"].as_f64().expect("a difference"));
     assert!((sum - own).abs() < 0.05 * own.abs(), "{sum} {own}");
     let patch = ["--clean", prompt, "--corrupt", "The capital of Italy is", "--a", " Paris", "--b", " Rome"];
-    let said = lens("patch", &model, &[&patch[..], &["--layers", "29", "--direction", "both", "--json"]].concat()).json();
+    let said =
+        lens("patch", &model, &[&patch[..], &["--layers", "29", "--direction", "both", "--json"]].concat()).json();
     for direction in ["denoise", "noise"] {
         let effect = said[direction]["cells"][0]["effect"].as_f64().expect("an effect");
         assert!((effect - 1.0).abs() < 1e-3, "{direction}: {effect}");
@@ -248,7 +268,8 @@ fn a_tuned_lens_is_trained_saved_and_looked_through() {
     let (text, out) = (folder.join("text.txt"), path(&folder.join("tuned.safetensors")));
     let book = include_str!("../assets/pride-and-prejudice-1-3.txt");
     fs::write(&text, book).expect("written");
-    let flags = ["--text", &path(&text), "--out", &out, "--window", "64", "--tokens", "1024", "--ridges", "0.1", "--json"];
+    let flags =
+        ["--text", &path(&text), "--out", &out, "--window", "64", "--tokens", "1024", "--ridges", "0.1", "--json"];
     let said = lens("tune", &model, &flags).json();
     let layers = said["layers"].as_array().expect("layers");
     let mean = |key: &str| layers.iter().map(|l| l[key].as_f64().expect("KL")).sum::<f64>() / layers.len() as f64;
