@@ -65,13 +65,13 @@ def bridge(folder):
     from transformer_lens.model_bridge import TransformerBridge
 
     model = TransformerBridge.boot_transformers(folder, device="cpu", dtype=torch.float32)
-    names = lambda name: name.endswith("hook_resid_post") or name.endswith("hook_out") and name.count(".") == 2
+    # a block's output has an older name and that of its module: one of them, so that no row is kept twice
+    name = next(n for n in ("hook_resid_post", "hook_out") if f"blocks.0.{n}" in model.hook_dict)
+    wanted = [f"blocks.{layer}.{name}" for layer in range(model.cfg.n_layers)]
 
     def run(ids):
-        _, cache = model.run_with_cache(ids, names_filter=names, return_type=None)
-        found = {k: v for k, v in cache.items() if v.dim() == 3 and v.shape[-1] == model.cfg.d_model}
-        order = sorted(found, key=lambda name: int(name.split(".")[1]))
-        return [found[name][0] for name in order]
+        _, cache = model.run_with_cache(ids, names_filter=wanted, return_type=None)
+        return [cache[name][0] for name in wanted]
 
     return run
 

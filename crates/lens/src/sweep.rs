@@ -76,7 +76,8 @@ pub struct Cell {
     pub position: Option<usize>,
     /// The metric of the edited run.
     pub value: f64,
-    /// For patching the share of the difference that the patch brings, for ablation the change of the metric.
+    /// For patching the share of the difference that the patch brings (not a number where both prompts have one metric),
+    /// for ablation the change of the metric.
     pub effect: f64,
 }
 

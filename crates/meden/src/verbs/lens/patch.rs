@@ -115,6 +115,12 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
             let swept = watched("patching", global.quiet, |control| {
                 patch(&loaded.model, (from, to), &sweep, &metric, control)
             })?;
+            if swept.source == Some(swept.base) {
+                return Err(usage(format!(
+                    "{named} is {:.4} for both prompts: there is no difference to bring back",
+                    swept.base
+                )));
+            }
             runs.push((name, to, swept));
         }
     }
