@@ -3,7 +3,9 @@
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::exit::Exit;
-use crate::verbs::{bench, chat, completions, demo, eval, inspect, kv, lens, man, pull, quantize, run, tokenize};
+use crate::verbs::{
+    bench, chat, completions, demo, eval, inspect, kv, lens, man, probe, pull, quantize, run, tokenize,
+};
 
 const ABOUT: &str = "Language models in bounded memory, on the CPU.";
 
@@ -65,6 +67,9 @@ pub enum Verb {
     /// Look inside a model: capture, logit lens, attribution, patching, ablation
     #[command(subcommand)]
     Lens(lens::Verb),
+    /// Train, judge and ask probes: what a direction in the activations tells
+    #[command(subcommand)]
+    Probe(probe::Verb),
     /// Measure prefill and decode speed and memory, and what the machine could do
     Bench(bench::Args),
     /// Print a completion script for a shell

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use meden_engine::text::{Sampled, Sampler, SamplingConfig, StopStrings, StreamDecoder, Tokenizer};
-use meden_engine::{Control, EngineError, Session};
+use meden_engine::{Control, EngineError, Hook, Session};
 use serde::{Deserialize, Serialize};
 
 use crate::args::SamplingArgs;
@@ -106,11 +106,21 @@ pub fn generate(
     request: &Request<'_>,
     events: &mut dyn Events,
 ) -> anyhow::Result<Answer> {
+    generate_watched(session, tokenizer, request, (events, &mut []))
+}
+
+/// The same with hooks that see what is read and what is written.
+pub fn generate_watched<'h>(
+    session: &mut Session,
+    tokenizer: Option<&Tokenizer>,
+    request: &Request<'_>,
+    (events, hooks): (&mut dyn Events, &mut [&'h mut (dyn Hook + 'h)]),
+) -> anyhow::Result<Answer> {
     let mut writer = Writer::new(tokenizer, request)?;
     let start = Instant::now();
     let read = {
         let mut progress = |done: usize, total: usize| events.reading(done, total);
-        let mut control = Control { progress: Some(&mut progress), cancel: Some(request.cancel), hooks: Vec::new() };
+        let mut control = Control { progress: Some(&mut progress), cancel: Some(request.cancel), hooks: again(hooks) };
         session.prefill(request.ids, &mut control)
     };
     let prefill = start.elapsed();
@@ -142,7 +152,7 @@ pub fn generate(
         let Some(id) = writer.unread.take() else {
             break Finish::MaxTokens;
         };
-        let mut control = Control { cancel: Some(request.cancel), ..Control::default() };
+        let mut control = Control { cancel: Some(request.cancel), hooks: again(hooks), progress: None };
         match session.decode(id, &mut control) {
             Ok(row) => {
                 logits.clear();
@@ -159,6 +169,11 @@ pub fn generate(
     let decode = start.elapsed();
     writer.close(events)?;
     Ok(writer.answer(finish, prefill, decode, decoded))
+}
+
+/// The same hooks for one call more.
+fn again<'a, 'h: 'a>(hooks: &'a mut [&'h mut (dyn Hook + 'h)]) -> Vec<&'a mut dyn Hook> {
+    hooks.iter_mut().map(|hook| &mut **hook as &mut dyn Hook).collect()
 }
 
 /// What turns chosen tokens into shown text.

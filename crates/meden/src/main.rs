@@ -60,6 +60,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Verb::Eval(verb) => verbs::eval::run(verb, global),
         Verb::Kv(verb) => verbs::kv::run(verb, global),
         Verb::Lens(verb) => verbs::lens::run(verb, global),
+        Verb::Probe(verb) => verbs::probe::run(verb, global),
         Verb::Bench(args) => verbs::bench::run(args, global),
         Verb::Completions(args) => verbs::completions::run(args, global),
         Verb::Man(args) => verbs::man::run(args, global),
