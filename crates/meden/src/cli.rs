@@ -4,7 +4,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::exit::Exit;
 use crate::verbs::{
-    bench, chat, completions, demo, eval, inspect, kv, lens, man, pull, quantize, run, sae, steer, tokenize, vision,
+    bench, chat, completions, demo, eval, inspect, kv, lens, man, probe, pull, quantize, run, sae, steer, tokenize,
+    vision,
 };
 
 const ABOUT: &str = "Language models in bounded memory, on the CPU.";
@@ -70,6 +71,9 @@ pub enum Verb {
     /// Look inside a model: capture, logit lens, attribution, patching, ablation
     #[command(subcommand)]
     Lens(lens::Verb),
+    /// Train, judge and ask probes: what a direction in the activations tells
+    #[command(subcommand)]
+    Probe(probe::Verb),
     /// Train, check and read sparse autoencoders
     #[command(subcommand)]
     Sae(sae::Verb),

@@ -11,6 +11,7 @@ use meden_files::FileError;
 use meden_files::quantize::QuantizeError;
 use meden_files::source::SourceError;
 use meden_lens::LensError;
+use meden_lens::probe::ProbeError;
 use meden_lens::sae::SaeError;
 use meden_train::corpus::CorpusError;
 use meden_train::{sae, vision};
@@ -115,16 +116,21 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         return Some(match e {
             EvalError::Engine(e) => of_engine(e),
             EvalError::Text(e) => of_text(e),
+            EvalError::Lens(e) => of_lens(e),
+            EvalError::Probe(e) => of_probe(e),
             EvalError::Setting { .. }
             | EvalError::TooShort { .. }
             | EvalError::TextTooShort { .. }
             | EvalError::Prompt { .. } => Exit::Usage,
-            EvalError::Results { .. } => Exit::BadFile,
+            EvalError::Results { .. } | EvalError::Facts { .. } => Exit::BadFile,
             _ => Exit::Other,
         });
     }
     if let Some(e) = cause.downcast_ref::<LensError>() {
         return Some(of_lens(e));
+    }
+    if let Some(e) = cause.downcast_ref::<ProbeError>() {
+        return Some(of_probe(e));
     }
     if let Some(e) = cause.downcast_ref::<SourceError>() {
         return Some(match e {
@@ -213,6 +219,19 @@ fn of_engine(error: &EngineError) -> Exit {
         EngineError::ContextExceeded { .. } => Exit::Context,
         EngineError::Cancelled { .. } | EngineError::LoadCancelled { .. } => Exit::Interrupted,
         _ => Exit::Other,
+    }
+}
+
+fn of_probe(error: &ProbeError) -> Exit {
+    match error {
+        ProbeError::Engine(e) => of_engine(e),
+        ProbeError::File(_) | ProbeError::BadFile { .. } => Exit::BadFile,
+        ProbeError::NotConverged { .. } | ProbeError::NotFinite { .. } => Exit::Other,
+        ProbeError::Count { .. }
+        | ProbeError::Width { .. }
+        | ProbeError::TooFew { .. }
+        | ProbeError::Setting { .. }
+        | ProbeError::OtherModel { .. } => Exit::Usage,
     }
 }
 

@@ -4,11 +4,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use meden_engine::text::{Sampled, Sampler, SamplingConfig, StopStrings, StreamDecoder, Tokenizer};
-use meden_engine::{Control, EngineError, Session};
-use meden_lens::steer::SteerHook;
+use meden_engine::{Control, EngineError, Hook, Session};
 use serde::{Deserialize, Serialize};
 
-use crate::args::{AskedSteering, SamplingArgs};
+use crate::args::SamplingArgs;
 
 /// What to write.
 pub struct Request<'a> {
@@ -26,8 +25,6 @@ pub struct Request<'a> {
     pub ignore_eos: bool,
     /// Set from outside to stop.
     pub cancel: &'a AtomicBool,
-    /// What is done to activations on the way.
-    pub steer: Option<&'a AskedSteering>,
 }
 
 impl<'a> Request<'a> {
@@ -41,7 +38,6 @@ impl<'a> Request<'a> {
             stop: args.stop.clone(),
             ignore_eos: args.ignore_eos,
             cancel: crate::signals::flag(),
-            steer: None,
         }
     }
 }
@@ -110,16 +106,22 @@ pub fn generate(
     request: &Request<'_>,
     events: &mut dyn Events,
 ) -> anyhow::Result<Answer> {
+    generate_watched(session, tokenizer, request, (events, &mut []))
+}
+
+/// The same with hooks that see what is read and what is written.
+pub fn generate_watched<'h>(
+    session: &mut Session,
+    tokenizer: Option<&Tokenizer>,
+    request: &Request<'_>,
+    (events, hooks): (&mut dyn Events, &mut [&'h mut (dyn Hook + 'h)]),
+) -> anyhow::Result<Answer> {
     let mut writer = Writer::new(tokenizer, request)?;
     let start = Instant::now();
-    let mut steer =
-        request.steer.map(|s| SteerHook::new(&s.steering, (s.toward, s.strength), session, request.ids.len()));
     let read = {
         let mut progress = |done: usize, total: usize| events.reading(done, total);
-        let mut control = Control { progress: Some(&mut progress), cancel: Some(request.cancel), hooks: Vec::new() };
-        if let Some(steer) = &mut steer {
-            control.hooks.push(steer);
-        }
+        let hooks = again(hooks);
+        let mut control = Control { progress: Some(&mut progress), cancel: Some(request.cancel), hooks };
         session.prefill(request.ids, &mut control)
     };
     let prefill = start.elapsed();
@@ -151,10 +153,8 @@ pub fn generate(
         let Some(id) = writer.unread.take() else {
             break Finish::MaxTokens;
         };
-        let mut control = Control { cancel: Some(request.cancel), ..Control::default() };
-        if let Some(steer) = &mut steer {
-            control.hooks.push(steer);
-        }
+        let hooks = again(hooks);
+        let mut control = Control { cancel: Some(request.cancel), hooks, progress: None };
         match session.decode(id, &mut control) {
             Ok(row) => {
                 logits.clear();
@@ -171,6 +171,11 @@ pub fn generate(
     let decode = start.elapsed();
     writer.close(events)?;
     Ok(writer.answer(finish, prefill, decode, decoded))
+}
+
+/// The same hooks for one call more.
+fn again<'a, 'h: 'a>(hooks: &'a mut [&'h mut (dyn Hook + 'h)]) -> Vec<&'a mut dyn Hook> {
+    hooks.iter_mut().map(|hook| &mut **hook as &mut dyn Hook).collect()
 }
 
 /// What turns chosen tokens into shown text.

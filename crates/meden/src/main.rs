@@ -61,6 +61,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Verb::Kv(verb) => verbs::kv::run(verb, global),
         Verb::Vision(verb) => verbs::vision::run(verb, global),
         Verb::Lens(verb) => verbs::lens::run(verb, global),
+        Verb::Probe(verb) => verbs::probe::run(verb, global),
         Verb::Sae(verb) => verbs::sae::run(verb, global),
         Verb::Steer(verb) => verbs::steer::run(verb, global),
         Verb::Bench(args) => verbs::bench::run(args, global),

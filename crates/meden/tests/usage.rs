@@ -17,7 +17,25 @@ fn without_arguments_it_shows_two_examples_and_fails_as_wrong_usage() {
 fn help_names_every_verb_and_every_exit_code() {
     let said = run(["--help"]);
     assert_eq!(said.code, 0);
-    for verb in ["demo", "run", "chat", "tokenize", "inspect", "pull", "eval", "vision", "completions", "man"] {
+    for verb in [
+        "demo",
+        "run",
+        "chat",
+        "tokenize",
+        "inspect",
+        "pull",
+        "quantize",
+        "eval",
+        "kv",
+        "lens",
+        "probe",
+        "sae",
+        "steer",
+        "vision",
+        "bench",
+        "completions",
+        "man",
+    ] {
         assert!(said.out.contains(&format!("  {verb} ")), "{verb} is missing");
         let own = run([verb, "--help"]);
         assert_eq!(own.code, 0);

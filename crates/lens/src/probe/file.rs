@@ -121,10 +121,13 @@ pub struct About {
     /// What its figures hold for, in a sentence.
     #[serde(default)]
     pub note: String,
+    /// What stood before each prompt that it was judged on, where that was always the same kind of text: demonstrations.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub preamble: String,
 }
 
-/// A probe with what is known of it.
-#[derive(Clone, Debug, PartialEq)]
+/// A probe with what is known of it. As JSON it can be carried by a program.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProbeFile {
     /// The vectors.
     pub probe: Probe,
@@ -147,6 +150,7 @@ impl About {
             controls: Vec::new(),
             calibration: None,
             note: String::new(),
+            preamble: String::new(),
         }
     }
 }

@@ -8,4 +8,4 @@ mod steer;
 pub use cache::{CacheArgs, Layers, parse_layers};
 pub use model::ModelArgs;
 pub use sampling::SamplingArgs;
-pub use steer::{Asked as AskedSteering, SteerArgs};
+pub use steer::SteerArgs;

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use meden_engine::{Model, SessionOptions};
-use meden_lens::steer::{Steering, Toward};
+use meden_engine::{Session, SessionOptions};
+use meden_lens::steer::{SteerHook, Steering, Toward};
 
 use crate::exit::usage;
 
@@ -23,12 +23,10 @@ pub struct SteerArgs {
 /// A steering that was asked for.
 pub struct Asked {
     path: PathBuf,
-    /// The file.
-    pub steering: Steering,
-    /// Which way.
-    pub toward: Toward,
-    /// How strongly, not below 0.
-    pub strength: f32,
+    steering: Steering,
+    toward: Toward,
+    /// Not below 0.
+    strength: f32,
 }
 
 impl SteerArgs {
@@ -58,8 +56,10 @@ impl SteerArgs {
 }
 
 impl Asked {
-    /// Refuses a model that the file was not made for.
-    pub fn check(&self, model: &Model) -> anyhow::Result<()> {
-        Ok(self.steering.check(model, &self.path)?)
+    /// What edits the last of the next `prompt` tokens of a session, and what is written after them. Refuses a model
+    /// that the file was not made for.
+    pub fn hook(&self, session: &Session, prompt: usize) -> anyhow::Result<SteerHook<'_>> {
+        self.steering.check(session.model(), &self.path)?;
+        Ok(SteerHook::new(&self.steering, (self.toward, self.strength), session, prompt))
     }
 }

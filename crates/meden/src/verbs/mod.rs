@@ -9,6 +9,7 @@ pub mod inspect;
 pub mod kv;
 pub mod lens;
 pub mod man;
+pub mod probe;
 pub mod pull;
 pub mod quantize;
 pub mod run;

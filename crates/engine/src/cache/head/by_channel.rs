@@ -179,9 +179,9 @@ impl HeadCache {
                     }
                 }
                 let mut at = held[page];
-                for from in page + 1..next {
+                for (from, &count) in held.iter().enumerate().take(next).skip(page + 1) {
                     let source = self.pages.share(from);
-                    for slot in 0..held[from] {
+                    for slot in 0..count {
                         layout.copy_value(&source, slot, self.page_mut(page), at);
                         at += 1;
                     }

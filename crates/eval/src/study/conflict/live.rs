@@ -66,7 +66,7 @@ pub fn live(
     (task, cells): (&Task, &[Cell]),
     (signals, choice, controls): (&Signals, &Choice, &[Control]),
     (activations, model): (&Activations, MadeOn),
-    (method, judging): (Method, &Judging),
+    (method, judging, preamble): (Method, &Judging, String),
 ) -> Result<(ProbeFile, Verdicts), EvalError> {
     let place = Place::new(CHOSEN, choice.layer);
     let examples = task.examples(activations.rows(place, &task.cells)?)?;
@@ -96,6 +96,7 @@ pub fn live(
     about.calibration = Some(calibration);
     about.controls = controls.to_vec();
     about.note = note(task.asks).to_owned();
+    about.preamble = preamble;
     Ok((ProbeFile { probe, about }, verdicts))
 }
 

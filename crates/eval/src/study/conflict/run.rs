@@ -16,7 +16,7 @@ use super::data::Relation;
 use super::design::{Design, design};
 use super::findings::findings;
 use super::plan::Plan;
-use super::prompt::{Demo, Demos, closed_book_demonstrations};
+use super::prompt::{Demo, Demos, closed_book_demonstrations, demonstrations};
 use super::results::{Live, Memory, Question, RelationShares, Results, Steering, figures, located};
 use super::settings::Settings;
 use super::signals::{Probing, Signals, choose, chosen_scores, order, signals};
@@ -94,7 +94,10 @@ pub fn run(subject: &Subject<'_>, settings: &Settings, companions: &mut Companio
         findings: Vec::new(),
     };
     if results.premise.holds && !design.cases.is_empty() {
-        observe(asker, (relations, &design), (&all, &sets), &mut observed, companions)?;
+        // the conflict question reads agreeing demonstrations alone
+        let asked: Vec<Cell> =
+            all.iter().filter(|c| settings.source || c.demos == Demos::Agree || c.is_of_premise()).copied().collect();
+        observe(asker, (relations, &design), (&asked, &sets), &mut observed, companions)?;
         let stage = Stage { subject, settings, design: &design, sets: &sets };
         stage.look(&all, &observed, &mut results, companions)?;
     }
@@ -217,6 +220,9 @@ impl Stage<'_> {
             let figures = paper::paper((&conflict, &cells), of, how, &mut self.journal("paper")?, companions)?;
             results.paper = located(&figures);
         }
+        if !self.settings.source {
+            return Ok(());
+        }
         let source = Task::new(Asks::Source, self.design, &cells, &outcomes);
         if source.facts(&cells).iter().any(|n| *n < 2) {
             (companions.say)("nearly all answers come from one source: nothing is asked about the source");
@@ -271,7 +277,10 @@ impl Stage<'_> {
         }
         let made_on = MadeOn::of(&self.settings.model.0, model);
         let of = (&found, &choice, &controls[..]);
-        let saved = live::live((task, known.cells), of, (rows, made_on), (probing.method, &probing.judging));
+        // prompts took turns over the sets; a live question gets the first
+        let preamble = self.sets.first().map_or_else(String::new, |set| demonstrations(set, Demos::Agree));
+        let how = (probing.method, &probing.judging, preamble);
+        let saved = live::live((task, known.cells), of, (rows, made_on), how);
         match saved {
             Ok((file, verdicts)) => {
                 let name = format!("{}.probe.safetensors", task.asks.name());

@@ -21,6 +21,8 @@ pub struct Settings {
     pub closed_book_demonstrations: usize,
     /// Weight of the probes' L1 penalty.
     pub lambda: f64,
+    /// Whether the source is asked about too, with all that hangs on it; else only conflict.
+    pub source: bool,
     /// Seeds of the paper's training; 0 to leave it out.
     pub paper_seeds: u64,
     /// Prompts of each source whose heads are attributed; 0 to leave it out.
@@ -46,6 +48,7 @@ impl Settings {
             demonstrations: 3,
             closed_book_demonstrations: 6,
             lambda: 3e-4,
+            source: true,
             paper_seeds: 20,
             head_prompts: 40,
             steer_prompts: 120,

@@ -148,7 +148,6 @@ pub fn run(spec: &SideSpec) -> anyhow::Result<Exit> {
         stop: vec!["\n".to_owned()],
         ignore_eos: false,
         cancel: signals::flag(),
-        steer: None,
     };
     let answer = generate(&mut session, opened.tokenizer.as_ref(), &request, &mut told)?;
     if answer.finish == Finish::Interrupted {

@@ -4,7 +4,10 @@ mod ablate;
 mod attribute;
 mod attribute_page;
 mod capture;
-mod input;
+mod conflict;
+mod conflict_files;
+mod conflict_page;
+pub mod input;
 mod logits;
 mod logits_page;
 mod patch;
@@ -36,6 +39,8 @@ pub enum Verb {
     Ablate(ablate::Args),
     /// Measure how activations are spread: moments, sparsity, norms
     Stats(stats::Args),
+    /// Study what the model does, and where it can be seen, when a text contradicts what it knows
+    Conflict(conflict::Args),
     /// Train a tuned lens on a text
     Tune(tune::Args),
     /// List the places of a model under their names in several tools
@@ -52,6 +57,7 @@ pub fn run(verb: Verb, global: Global) -> anyhow::Result<Exit> {
         Verb::Patch(args) => patch::run(args, global),
         Verb::Ablate(args) => ablate::run(args, global),
         Verb::Stats(args) => stats::run(args, global),
+        Verb::Conflict(args) => conflict::run(args, global),
         Verb::Tune(args) => tune::run(args, global),
         Verb::Sites(args) => sites::run(args, global),
     }
