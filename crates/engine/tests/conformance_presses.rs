@@ -39,7 +39,7 @@ fn one_kv_head(root: &Path) -> PathBuf {
         serde_json::from_slice(&std::fs::read(root.join("config.json")).unwrap()).unwrap();
     let old = config["num_key_value_heads"].as_u64().unwrap() as usize;
     config["num_key_value_heads"] = 1.into();
-    std::fs::write(to.join("config.json"), config.to_string()).unwrap();
+    put(&to.join("config.json"), config.to_string());
     let bytes = std::fs::read(root.join("model.safetensors")).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let views = file.tensors().into_iter().map(|(name, view)| {
@@ -71,14 +71,21 @@ fn models(threads: usize) -> Vec<(&'static str, Arc<Model>)> {
     paths.iter().map(|(name, path)| (*name, load(path))).collect()
 }
 
+/// A file that tests beside this one may be reading: there from one moment to the next, whole.
+fn put(path: &Path, bytes: impl AsRef<[u8]>) {
+    let own = path.with_extension(format!("{:?}", std::thread::current().id()));
+    std::fs::write(&own, bytes).unwrap();
+    std::fs::rename(own, path).unwrap();
+}
+
 fn duo(model: &Model, ratio: f64) -> serde_json::Value {
     let c = model.config();
     let at = folder().join(format!("duo-{}-{}", c.layers, c.kv_heads));
     std::fs::create_dir_all(&at).unwrap();
     let row = |layer: usize| (0..c.kv_heads).map(|h| format!("0.{}", (layer * 3 + h * 5) % 10)).collect::<Vec<_>>();
     let table: Vec<String> = (0..c.layers).map(|layer| row(layer).join("\t")).collect();
-    std::fs::write(at.join("full_attention_heads.tsv"), table.join("\n")).unwrap();
-    std::fs::write(at.join("config.json"), r#"{"sink_size": 2, "recent_size": 6}"#).unwrap();
+    put(&at.join("full_attention_heads.tsv"), table.join("\n"));
+    put(&at.join("config.json"), r#"{"sink_size": 2, "recent_size": 6}"#);
     json!({"kind": "duo_attention", "pattern": at, "head_compression_ratio": ratio})
 }
 
@@ -95,7 +102,7 @@ fn curve(model: &Model) -> PathBuf {
             bytes.extend(drop.to_le_bytes());
         }
     }
-    std::fs::write(&path, bytes).unwrap();
+    put(&path, bytes);
     path
 }
 

@@ -56,7 +56,7 @@ pub struct Needs {
     pub query_mean: bool,
     /// Running covariance of the queries before rotation.
     pub query_covariance: bool,
-    /// First tokens left out of the mean and covariance.
+    /// First tokens left out of the mean and covariance ([`Moments::beyond`](watch::Moments::beyond)).
     pub moments_skip: usize,
     /// Attention mass received by each slot, summed over queries and averaged over a group.
     pub attention_mass: bool,

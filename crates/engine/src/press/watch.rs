@@ -1,5 +1,6 @@
 //! What a session gathers for presses while it reads: the newest queries, moments of the queries, attention mass.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -82,6 +83,9 @@ impl RecentQueries {
     }
 
     fn push(&mut self, positions: &[u32], rows: &[f32], most: usize) {
+        if positions.is_empty() {
+            return;
+        }
         let width = rows.len() / positions.len().max(1);
         let new = positions.len().min(most);
         let stay = self.positions.len().min(most - new);
@@ -109,6 +113,8 @@ pub struct Moments {
     pub sum: Vec<f64>,
     /// `(q_heads, head_dim, head_dim)`, the lower triangle; empty unless the covariance was asked for.
     pub outer: Vec<f64>,
+    /// The first tokens, which the sums leave out: as many as the press that leaves out most.
+    pub early: RecentQueries,
 }
 
 impl Moments {
@@ -116,20 +122,18 @@ impl Moments {
         let c = piece.model.config();
         let (heads, dim) = (c.q_heads, c.head_dim);
         let first = piece.positions.partition_point(|&p| (p as usize) < needs.moments_skip);
-        let rows = &piece.q_unrotated[first * heads * dim..];
-        let tokens = piece.positions.len() - first;
-        if tokens == 0 {
-            return;
-        }
-        self.count += tokens as u64;
+        let (early, rows) = piece.q_unrotated.split_at(first * heads * dim);
+        self.early.push(&piece.positions[..first], early, needs.moments_skip);
         self.sum.resize(heads * dim, 0.0);
+        self.outer.resize(if needs.query_covariance { heads * dim * dim } else { 0 }, 0.0);
+        let tokens = piece.positions.len() - first;
+        self.count += tokens as u64;
         for row in rows.chunks_exact(heads * dim) {
             self.sum.iter_mut().zip(row).for_each(|(sum, &q)| *sum += f64::from(q));
         }
-        if !needs.query_covariance {
+        if tokens == 0 || self.outer.is_empty() {
             return;
         }
-        self.outer.resize(heads * dim * dim, 0.0);
         piece.model.pool().chunks(&mut self.outer, dim * dim, |head, outer| {
             let at = |token: usize| &rows[(token * heads + head) * dim..][..dim];
             // f32 inside a few tokens, f64 across: exact enough to subtract the mean's square later
@@ -148,7 +152,33 @@ impl Moments {
         });
     }
 
-    /// Count the queries of another text, too.
+    /// The moments of all tokens but the first `skip`, whatever other presses leave out.
+    pub fn beyond(&self, skip: usize) -> Cow<'_, Moments> {
+        let first = self.early.positions.partition_point(|&p| (p as usize) < skip);
+        if first == self.early.positions.len() {
+            return Cow::Borrowed(self);
+        }
+        let mut all = self.clone();
+        all.early = RecentQueries::default();
+        let width = self.early.width();
+        for row in self.early.rows.chunks_exact(width).skip(first) {
+            all.count += 1;
+            all.sum.iter_mut().zip(row).for_each(|(sum, &q)| *sum += f64::from(q));
+        }
+        if !all.outer.is_empty() {
+            let dim = all.outer.len() / width;
+            for row in self.early.rows.chunks_exact(width).skip(first) {
+                for (outer, q) in all.outer.chunks_exact_mut(dim * dim).zip(row.chunks_exact(dim)) {
+                    for (i, sums) in outer.chunks_exact_mut(dim).enumerate() {
+                        sums[..=i].iter_mut().zip(q).for_each(|(sum, &x)| *sum += f64::from(q[i]) * f64::from(x));
+                    }
+                }
+            }
+        }
+        Cow::Owned(all)
+    }
+
+    /// Count the queries of another text, too. Both leave the same first tokens out.
     pub fn add(&mut self, other: &Moments) {
         self.count += other.count;
         for (mine, theirs) in [(&mut self.sum, &other.sum), (&mut self.outer, &other.outer)] {
@@ -249,7 +279,7 @@ impl Watch {
             && (mine.query_covariance || !needs.query_covariance)
             && (mine.attention_mass || !needs.attention_mass)
             && (mine.hidden_states || !needs.hidden_states)
-            && (mine.moments_skip == needs.moments_skip || !needs.query_mean)
+            && (mine.moments_skip >= needs.moments_skip || !needs.query_mean)
     }
 
     /// A gatherer for the same presses that goes on from here.

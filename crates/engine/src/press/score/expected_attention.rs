@@ -65,7 +65,7 @@ impl Press for ExpectedAttention {
     }
 
     fn score(&self, layer: &LayerView<'_>, scores: &mut Scores) -> Result<(), EngineError> {
-        let moments = &layer.state.moments;
+        let moments = layer.state.moments.beyond(self.n_sink);
         if moments.count == 0 {
             // nothing but sinks has been read: all slots are alike, and protected
             return Ok(());

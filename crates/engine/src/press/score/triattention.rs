@@ -23,7 +23,7 @@ use crate::model::config::Config;
 use crate::press::data_file::{Calibrated, Data, DataFile};
 use crate::press::rotation::{MeanRotation, rope};
 use crate::press::spec::{Build, bad};
-use crate::press::watch::{LayerState, Piece};
+use crate::press::watch::{LayerState, Moments, Piece};
 use crate::press::{LayerView, Needs, Press, Scores};
 
 const NAME: &str = "triattention";
@@ -113,7 +113,7 @@ impl Expected {
 }
 
 impl Ready {
-    fn queries(&self, layer: &LayerView<'_>, q_head: usize) -> Result<Queries, EngineError> {
+    fn queries(&self, layer: &LayerView<'_>, moments: &Moments, q_head: usize) -> Result<Queries, EngineError> {
         let c = layer.config();
         let (dim, half) = (c.head_dim, c.head_dim / 2);
         let wide = |values: &[f32]| values.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
@@ -125,7 +125,7 @@ impl Ready {
         let magnitudes =
             layer.state.named.get(MAGNITUDES).ok_or_else(|| layer.missing(NAME, "magnitudes of queries"))?;
         let magnitude = wide(&magnitudes[1 + q_head * half..1 + (q_head + 1) * half]);
-        Ok(Queries { mean: layer.state.moments.mean(q_head, dim), magnitude })
+        Ok(Queries { mean: moments.mean(q_head, dim), magnitude })
     }
 }
 
@@ -186,8 +186,9 @@ impl Press for Ready {
         let turn = MeanRotation::of(layer, &positions);
         // keys carry the factor that some rotations put on queries and keys; the turned mean does too
         let factor = f64::from(rope(layer).attention_factor());
+        let moments = layer.state.moments.beyond(0);
         let all: Vec<Expected> = (0..layer.config().q_heads)
-            .map(|q_head| Ok(self.queries(layer, q_head)?.turned(&turn, factor)))
+            .map(|q_head| Ok(self.queries(layer, &moments, q_head)?.turned(&turn, factor)))
             .collect::<Result<_, EngineError>>()?;
         scores.each(layer, |number, head, row| {
             let keys = head.keys();
