@@ -5,7 +5,8 @@
 use meden_stats::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::evaluate::{CrossFit, Judging, Scored, Shuffle};
+use super::cross_fit::CrossFit;
+use super::evaluate::{Judging, Scored, Shuffle};
 use super::{Evaluation, Examples, Method, ProbeError, Rows};
 
 /// A control, or the reference, with its figures on the same rows and folds as the probe.

@@ -10,6 +10,7 @@
 
 pub mod calibrate;
 pub mod controls;
+mod cross_fit;
 mod design;
 mod error;
 pub mod evaluate;
@@ -23,9 +24,10 @@ pub mod split;
 mod train;
 
 pub use calibrate::Calibration;
+pub use cross_fit::CrossFit;
 pub use design::{Design, Standard};
 pub use error::ProbeError;
-pub use evaluate::{CrossFit, Estimate, Evaluation, Judging, Scored};
+pub use evaluate::{Estimate, Evaluation, Judging, Scored};
 pub use examples::{Examples, Rows};
 pub use file::{ProbeFile, Reads};
 pub use hook::ProbeHook;

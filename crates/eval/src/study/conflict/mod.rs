@@ -37,6 +37,7 @@ pub mod run;
 pub mod settings;
 pub mod signals;
 pub mod spread;
+mod stage;
 pub mod steer;
 pub mod task;
 pub mod tug;
