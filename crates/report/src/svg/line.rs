@@ -99,7 +99,8 @@ impl LineChart {
         }
     }
 
-    /// Names beside the last points, pushed apart from top to bottom where they would overlap.
+    /// Names beside the last points, pushed apart where they would overlap: downwards, then up again from the axis, whose
+    /// own figures stand below it.
     fn draw_names(&self, canvas: &mut Canvas, y: &Axis, right: f64) {
         let mut names: Vec<(f64, usize)> = self
             .series
@@ -109,9 +110,14 @@ impl LineChart {
             .collect();
         names.sort_by(|a, b| a.0.total_cmp(&b.0));
         let mut free_from = f64::NEG_INFINITY;
-        for (wanted, index) in names {
-            let at = wanted.max(free_from);
-            free_from = at + NAME_GAP;
+        for (at, _) in &mut names {
+            *at = at.max(free_from);
+            free_from = *at + NAME_GAP;
+        }
+        let mut free_to = BOTTOM;
+        for (at, index) in names.into_iter().rev() {
+            let at = at.min(free_to);
+            free_to = at - NAME_GAP;
             let face = Type::LABEL.coloured(PALETTE[index % PALETTE.len()]);
             canvas.text(right + 8.0, at + 4.0, &self.series[index].name, Anchor::Start, face);
         }
@@ -156,6 +162,23 @@ mod tests {
             line.split("y=\"").nth(1).unwrap().split('"').next().unwrap().parse().unwrap()
         };
         assert!((at("dense") - at("knorm")).abs() >= NAME_GAP - 0.1);
+    }
+
+    #[test]
+    fn names_stay_above_the_axis_where_all_lines_end_on_it() {
+        let mut chart = chart();
+        let names = ["a-line", "b-line", "c-line", "d-line"];
+        let floor = Series { points: vec![(0.0, 0.0), (1.0, 0.0)], ..chart.series[0].clone() };
+        chart.series = names.iter().map(|n| Series { name: (*n).into(), ..floor.clone() }).collect();
+        let svg = chart.svg();
+        let mut at: Vec<f64> = Vec::new();
+        for name in names {
+            let line = svg.lines().find(|l| l.ends_with(&format!(">{name}</text>"))).unwrap();
+            at.push(line.split("y=\"").nth(1).unwrap().split('"').next().unwrap().parse().unwrap());
+        }
+        at.sort_by(f64::total_cmp);
+        assert!(at[3] <= BOTTOM + 4.0, "{at:?}");
+        assert!(at.windows(2).all(|w| w[1] - w[0] >= NAME_GAP - 0.1), "{at:?}");
     }
 
     #[test]
