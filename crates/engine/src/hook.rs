@@ -4,6 +4,8 @@
 //! block's inner activations) and may edit them in place. The plan is compiled once a call, so a site that nobody
 //! wants costs nothing, and a hook that changes nothing leaves the logits bit-identical.
 
+use std::ops::Range;
+
 use crate::error::EngineError;
 use crate::model::config::Config;
 
@@ -173,6 +175,20 @@ pub(crate) struct HookPlan {
     fired: Vec<bool>,
     /// Layers that a pass runs.
     depth: usize,
+    /// Rows of the pass that each hook is shown, and those of them whose logits are computed; empty where each hook is
+    /// shown all.
+    spans: Vec<Spans>,
+    /// Number of the first row that the global sites show next, among those whose logits are computed.
+    first_wanted: usize,
+}
+
+/// Rows of one hook's session in a pass.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Spans {
+    /// Among all rows.
+    pub(crate) rows: Range<usize>,
+    /// Among the rows whose logits are computed.
+    pub(crate) wanted: Range<usize>,
 }
 
 impl HookPlan {
@@ -181,6 +197,7 @@ impl HookPlan {
         self.wanted.clear();
         self.fired.clear();
         self.depth = layers;
+        self.spans.clear();
         self.wanted.resize((layers + 1) * Site::ALL.len() * hooks.len(), false);
         self.fired.resize(hooks.len(), false);
         for (number, hook) in hooks.iter().enumerate() {
@@ -202,6 +219,27 @@ impl HookPlan {
             }
         }
         Ok(())
+    }
+
+    /// Show each hook the rows of its own session alone, from the next pass on; one a hook.
+    pub(crate) fn show(&mut self, spans: impl Iterator<Item = Spans>) {
+        self.spans.clear();
+        self.spans.extend(spans);
+    }
+
+    /// Logits come in pieces: the next one begins with this row of those that are wanted.
+    pub(crate) fn logits_from(&mut self, first: usize) {
+        self.first_wanted = first;
+    }
+
+    /// Rows of a place that a hook is shown, of so many that are there.
+    fn span(&self, hook: usize, site: Site, rows: usize) -> Range<usize> {
+        let Some(spans) = self.spans.get(hook) else { return 0..rows };
+        if !site.is_global() {
+            return spans.rows.clone();
+        }
+        let own = |row: usize| row.saturating_sub(self.first_wanted).min(rows);
+        own(spans.wanted.start)..own(spans.wanted.end)
     }
 
     /// Let passes end behind the last layer that a hook wants.
@@ -234,10 +272,15 @@ impl HookPlan {
             return Ok(());
         }
         let width = rows.len() / positions.len();
-        let wanted = &self.wanted[place(site, layer) * hooks.len()..][..hooks.len()];
-        for ((hook, _), fired) in hooks.iter_mut().zip(wanted).zip(&mut self.fired).filter(|((_, wants), _)| **wants) {
-            *fired = true;
-            hook.visit(SiteVisit { site, layer, positions, rows: &mut *rows, width })?;
+        let wanted = place(site, layer) * hooks.len();
+        for (number, hook) in hooks.iter_mut().enumerate() {
+            let span = self.span(number, site, positions.len());
+            if !self.wanted[wanted + number] || span.is_empty() {
+                continue;
+            }
+            self.fired[number] = true;
+            let own = &mut rows[span.start * width..span.end * width];
+            hook.visit(SiteVisit { site, layer, positions: &positions[span], rows: own, width })?;
         }
         Ok(())
     }

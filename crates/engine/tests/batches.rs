@@ -112,10 +112,79 @@ fn what_a_batch_cannot_do_is_refused_and_changes_nothing() {
     let mut hook = Nobody;
     let mut control = Control { hooks: vec![&mut hook], ..Control::default() };
     let error = refused(&mut [item(&mut a, &text), item(&mut twin, &text)], &mut control);
-    assert!(error.contains("one session at a time"), "{error}");
+    assert!(error.contains("the number of an item for each hook"), "{error}");
+    let mut hook = Nobody;
+    let mut control = Control { hooks: vec![&mut hook], items: vec![2], ..Control::default() };
+    let error = refused(&mut [item(&mut a, &text), item(&mut twin, &text)], &mut control);
+    assert!(error.contains("items of the batch"), "{error}");
     let cancelled = std::sync::atomic::AtomicBool::new(true);
     let mut control = Control { cancel: Some(&cancelled), ..Control::default() };
     refused(&mut [item(&mut a, &text), item(&mut twin, &text)], &mut control);
     assert_eq!((a.seen(), b.seen(), twin.seen()), (0, 0, 0));
     assert!(forward_batch(&mut [], &mut Control::default(), &mut |_, _, _| Ok(())).is_ok());
+}
+
+/// Adds a constant to the rows of two sites and notes which positions it was shown.
+struct Push {
+    by: f32,
+    seen: Vec<(Site, Vec<u32>)>,
+}
+
+impl Hook for Push {
+    fn name(&self) -> &str {
+        "push"
+    }
+    fn wants(&self, site: Site, layer: usize) -> bool {
+        site == Site::ResidMid && layer == 1 || site == Site::Logits
+    }
+    fn visit(&mut self, visit: SiteVisit<'_>) -> Result<(), meden_engine::EngineError> {
+        self.seen.push((visit.site, visit.positions.to_vec()));
+        // by column: how many rows come in one visit depends on the company
+        let (by, width) = (self.by, visit.width);
+        visit.rows.iter_mut().enumerate().for_each(|(i, v)| *v += by * (i % width % 7) as f32);
+        Ok(())
+    }
+}
+
+#[test]
+fn hooks_of_a_batch_touch_their_own_session_alone() {
+    for (name, rows) in [("llama", LogitRows::All), ("gemma3", LogitRows::Last)] {
+        let Some(model) = common::tiny(name) else { return };
+        let (mut together, mut alone) = (sessions(&model), sessions(&model));
+        // the first session is hooked twice, the second not at all; more rows than logits are computed in one go
+        let texts = [ids(90), ids(13), ids(37)];
+        let pushes = [(0, 0.25f32), (2, -0.5), (0, 0.125)];
+        let mut hooks = pushes.map(|(_, by)| Push { by, seen: Vec::new() });
+        let mut out = vec![Vec::new(); 3];
+        {
+            let mut items: Vec<BatchItem> =
+                together.iter_mut().zip(&texts).map(|(session, ids)| BatchItem { session, ids, rows }).collect();
+            let mut control = Control { items: pushes.map(|(item, _)| item).to_vec(), ..Control::default() };
+            control.hooks.extend(hooks.iter_mut().map(|h| h as &mut dyn Hook));
+            let mut keep = |item: usize, _: usize, row: &[f32]| {
+                out[item].extend_from_slice(row);
+                Ok(())
+            };
+            forward_batch(&mut items, &mut control, &mut keep).unwrap();
+        }
+        for (item, session) in alone.iter_mut().enumerate() {
+            let mut own: Vec<(usize, Push)> = (0..3)
+                .filter(|h| pushes[*h].0 == item)
+                .map(|h| (h, Push { by: pushes[h].1, seen: Vec::new() }))
+                .collect();
+            let mut control = Control::default();
+            control.hooks.extend(own.iter_mut().map(|(_, h)| h as &mut dyn Hook));
+            let expected = session.forward(&texts[item], rows, &mut control).unwrap();
+            drop(control);
+            assert_eq!(bits(&out[item]), bits(&expected), "{name}, session {item}");
+            for (h, hook) in own {
+                let all = |seen: &[(Site, Vec<u32>)], site: Site| -> Vec<u32> {
+                    seen.iter().filter(|s| s.0 == site).flat_map(|s| s.1.clone()).collect()
+                };
+                for site in [Site::ResidMid, Site::Logits] {
+                    assert_eq!(all(&hooks[h].seen, site), all(&hook.seen, site), "{name}, hook {h} at {site}");
+                }
+            }
+        }
+    }
 }

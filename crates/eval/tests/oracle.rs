@@ -66,7 +66,7 @@ fn short_windows_judge_with_less_before_each_token() {
     let regime = Regime::Windows { context: 8, stride: 4 };
     let mut last = (0, 0);
     let mut progress = |done, total| last = (done, total);
-    let watch = Watch { progress: Some(&mut progress), cancel: None };
+    let watch = Watch { progress: Some(&mut progress), ..Watch::default() };
     let result = measure(&model, &ids, &options(regime), watch).expect("it is measured");
     assert_eq!(result.tokens, losses.len());
     assert_eq!(last, (result.tokens_read, result.tokens_read), "progress ends at what was read");
@@ -83,7 +83,7 @@ fn what_cannot_be_measured_is_refused() {
     let level = Options { level: 1.0, ..running.clone() };
     assert!(matches!(measure(&model, &ids, &level, Watch::default()), Err(EvalError::Setting { .. })));
     let stop = AtomicBool::new(true);
-    let watch = Watch { progress: None, cancel: Some(&stop) };
+    let watch = Watch { cancel: Some(&stop), ..Watch::default() };
     let cancelled = measure(&model, &ids, &running, watch);
     assert!(matches!(cancelled, Err(EvalError::Engine(EngineError::Cancelled { .. }))));
 }

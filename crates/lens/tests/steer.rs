@@ -13,7 +13,9 @@ use meden_lens::place::Place;
 use meden_lens::sae::{Activation, Codes, Normalize, Origin, Parts, Sae};
 use meden_lens::steer::control_vector::ControlVector;
 use meden_lens::steer::information::{BINS, bins, neighbours, of_bins};
-use meden_lens::steer::{Bound, Edit, EditParts, Latents, Mode, Rule, Selection, SteerHook, Steering, Toward, Where};
+use meden_lens::steer::{
+    Bound, Edit, EditParts, Latents, Mode, Rule, Selection, Spectral, SteerHook, Steering, Toward, Where,
+};
 use meden_stats::Rng;
 
 fn codes_of(dense: &[&Tensor]) -> Codes {
@@ -250,6 +252,7 @@ fn a_file_holds_every_kind_of_edit_and_is_bound_to_its_model() {
         Edit::Add { vector: numbers(1), keep_norm: true },
         Edit::Project { direction: numbers(2), targets: [1.0, -2.0] },
         Edit::Replace { context: numbers(3), memory: numbers(4) },
+        Edit::Spectral(Spectral { context: numbers(5), memory: numbers(6), d, squared_exponential: true }),
     ];
     for edit in edits {
         let before = steering(&model, 1, edit);
@@ -286,4 +289,66 @@ fn control_vectors_are_written_and_read_back() {
     let uneven = ControlVector { directions: BTreeMap::from([(1, vec![1.0]), (2, vec![1.0, 2.0])]), ..vector };
     assert!(uneven.write(&path).is_err());
     std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn sessions_of_a_batch_are_steered_each_by_its_own_strength() {
+    use meden_engine::{BatchItem, Hook, forward_batch};
+    let Some(model) = tiny("llama") else { return };
+    let d = model.config().hidden;
+    let vector: Vec<f32> = (0..d).map(|i| (i % 5) as f32 * 0.3 - 0.4).collect();
+    let steering = Steering {
+        bound: Bound::of(&model, None),
+        edits: BTreeMap::from([(Place::new(Site::ResidPost, 0), Edit::Add { vector, keep_norm: false })]),
+        whereabouts: Where::LastPrompt,
+        strength: 1.0,
+        note: String::new(),
+    };
+    let asked = [(Toward::Context, 1.5), (Toward::Memory, 0.5), (Toward::Context, 0.0)];
+    let texts: [Vec<u32>; 3] = [(1..20).collect(), (3..9).collect(), (5..30).collect()];
+    let open = || exact_session(&model).unwrap();
+    let mut alone = Vec::new();
+    for (&how, ids) in asked.iter().zip(&texts) {
+        let mut session = open();
+        let mut hook = SteerHook::new(&steering, how, &session, ids.len());
+        let mut control = Control::default();
+        control.hooks.push(&mut hook);
+        let first = session.prefill(ids, &mut control).unwrap();
+        drop(control);
+        alone.push((first, session.decode(7, &mut Control::default()).unwrap().to_vec()));
+    }
+    let mut sessions = [open(), open(), open()];
+    let mut hooks: Vec<SteerHook> = asked
+        .iter()
+        .zip(sessions.iter().zip(&texts))
+        .map(|(&how, (session, ids))| SteerHook::new(&steering, how, session, ids.len()))
+        .collect();
+    let mut control = Control { items: vec![0, 1, 2], ..Control::default() };
+    control.hooks.extend(hooks.iter_mut().map(|h| h as &mut dyn Hook));
+    let mut read = |ids: [&[u32]; 3], control: &mut Control<'_>| {
+        let mut out = vec![Vec::new(); 3];
+        let mut items: Vec<BatchItem> = sessions
+            .iter_mut()
+            .zip(ids)
+            .map(|(session, ids)| BatchItem { session, ids, rows: LogitRows::Last })
+            .collect();
+        let mut keep = |item: usize, _: usize, row: &[f32]| {
+            out[item] = row.to_vec();
+            Ok(())
+        };
+        forward_batch(&mut items, control, &mut keep).unwrap();
+        out
+    };
+    let first = read([&texts[0], &texts[1], &texts[2]], &mut control);
+    let second = read([&[7], &[7], &[7]], &mut Control::default());
+    drop(control);
+    for item in 0..3 {
+        assert!(same_bits(&first[item], &alone[item].0), "session {item}");
+        assert!(same_bits(&second[item], &alone[item].1), "session {item}, the token behind");
+    }
+    assert_eq!(hooks.iter().map(|h| h.applied().rows).collect::<Vec<_>>(), [1, 1, 0]);
+    let mut plain = open();
+    let unsteered = plain.prefill(&texts[2], &mut Control::default()).unwrap();
+    assert!(same_bits(&first[2], &unsteered), "strength 0 changes no bit");
+    assert!(!same_bits(&first[0], &open().prefill(&texts[0], &mut Control::default()).unwrap()));
 }

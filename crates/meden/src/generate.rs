@@ -121,7 +121,8 @@ pub fn generate_watched<'h>(
     let read = {
         let mut progress = |done: usize, total: usize| events.reading(done, total);
         let hooks = again(hooks);
-        let mut control = Control { progress: Some(&mut progress), cancel: Some(request.cancel), hooks };
+        let mut control =
+            Control { progress: Some(&mut progress), cancel: Some(request.cancel), hooks, items: Vec::new() };
         session.prefill(request.ids, &mut control)
     };
     let prefill = start.elapsed();
@@ -154,7 +155,7 @@ pub fn generate_watched<'h>(
             break Finish::MaxTokens;
         };
         let hooks = again(hooks);
-        let mut control = Control { cancel: Some(request.cancel), hooks, progress: None };
+        let mut control = Control { cancel: Some(request.cancel), hooks, ..Control::default() };
         match session.decode(id, &mut control) {
             Ok(row) => {
                 logits.clear();

@@ -5,6 +5,7 @@
 //!
 //! - [`moments`]: sums that do not lose small terms, mean, variance, shape
 //! - [`distribution`]: how the values of one vector are spread: shape, sparsity, norms
+//! - [`eigen`]: eigenvalues and eigenvectors of symmetric matrices
 //! - [`quantile`]: order statistics
 //! - [`normal`], [`student`]: the two distributions that intervals need
 //! - [`interval`]: intervals for a mean, of independent and of correlated values, and for a share
@@ -19,6 +20,7 @@
 pub mod bootstrap;
 pub mod classify;
 pub mod distribution;
+pub mod eigen;
 pub mod interval;
 pub mod moments;
 pub mod multiple;

@@ -5,7 +5,6 @@
 //! model.
 
 mod duo;
-mod eigen;
 mod kvzap;
 mod moments;
 mod qfilter;

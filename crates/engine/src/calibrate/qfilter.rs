@@ -6,7 +6,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::{Tensor, Texts, eigen};
+use meden_stats::eigen;
+
+use super::{Tensor, Texts};
 use crate::cache::LayerCache;
 use crate::error::EngineError;
 use crate::model::config::Config;
@@ -76,7 +78,8 @@ impl Layer {
             return vec![0.0; dim]; // a sliding layer: no press acts there
         }
         for q_head in kv_head * group..(kv_head + 1) * group {
-            let v = eigen::largest(self.products[q_head * dim * dim..(q_head + 1) * dim * dim].to_vec(), dim);
+            let products = self.products[q_head * dim * dim..(q_head + 1) * dim * dim].to_vec();
+            let v = eigen::symmetric(products, dim).vectors[..dim].to_vec();
             let rows = self.voters.chunks_exact(c.q_heads * dim);
             let voters = rows.len();
             let along =

@@ -254,7 +254,8 @@ impl Model {
             wanted.extend(first + segment.logits_from..first + segment.ids.len());
             first += segment.ids.len();
         }
-        for rows in wanted.chunks(LOGIT_ROWS) {
+        for (piece, rows) in wanted.chunks(LOGIT_ROWS).enumerate() {
+            pass.hooks.logits_from(piece * LOGIT_ROWS);
             let s = &mut *pass.scratch;
             s.h.clear();
             s.wanted_positions.clear();

@@ -12,7 +12,7 @@ use super::interrupted::Pressed;
 use super::replay::Progress;
 use super::{LogitRows, Session};
 use crate::error::EngineError;
-use crate::hook::HookPlan;
+use crate::hook::{HookPlan, Spans};
 use crate::model::forward::{Pass, Scratch, Segment};
 use crate::press::plan::{At, Moment, held};
 use crate::press::replay::tokens;
@@ -66,7 +66,7 @@ struct Taken {
 /// has finished leaves the others to go on.
 ///
 /// # Errors
-/// Items of different models; hooks together with several items (rows of a site would mix sessions); what
+/// Items of different models; hooks of several items that do not say whose rows they look at ([`Control::items`]); what
 /// [`Session::score`] refuses. On an error each session stands where its last whole piece ended.
 pub fn forward_batch(
     items: &mut [BatchItem<'_>],
@@ -108,6 +108,9 @@ fn read(
         }
         let long_rope = next_pass(items, standings, taken);
         taken.iter().for_each(|t| items[t.item].session.unfinished = Some(t.before));
+        if !control.items.is_empty() {
+            hooks.show(control.items.iter().map(|item| spans(taken, *item)));
+        }
         let mut segments = reuse(std::mem::take(kept));
         fill(&mut segments, items, taken);
         let mut pass = Pass { segments: &mut segments, long_rope, scratch, hooks };
@@ -155,9 +158,13 @@ fn read(
 
 fn check(items: &[BatchItem<'_>], control: &Control<'_>) -> Result<(), EngineError> {
     let refuse = |value: String, allowed: &str| EngineError::Setting { field: "batch", value, allowed: allowed.into() };
-    if items.len() > 1 && !control.hooks.is_empty() {
-        let value = format!("{} sessions with {} hooks", items.len(), control.hooks.len());
-        return Err(refuse(value, "hooks look at one session at a time"));
+    let (hooks, of) = (control.hooks.len(), control.items.len());
+    if of != hooks && (of > 0 || items.len() > 1) {
+        let value = format!("{} sessions with {hooks} hooks, of which {of} name a session", items.len());
+        return Err(refuse(value, "the number of an item for each hook, in Control::items"));
+    }
+    if let Some(number) = control.items.iter().find(|number| **number >= items.len()) {
+        return Err(refuse(format!("a hook of item {number}"), "items of the batch, counted from 0"));
     }
     for (number, item) in items.iter().enumerate() {
         if !Arc::ptr_eq(&item.session.model, &items[0].session.model) {
@@ -166,6 +173,20 @@ fn check(items: &[BatchItem<'_>], control: &Control<'_>) -> Result<(), EngineErr
         item.session.check(item.ids)?;
     }
     Ok(())
+}
+
+/// The rows of an item in a pass; none where it is not part of it.
+fn spans(taken: &[Taken], item: usize) -> Spans {
+    let (mut row, mut wanted) = (0, 0);
+    for t in taken {
+        let logits = t.count - t.logits_from;
+        if t.item == item {
+            return Spans { rows: row..row + t.count, wanted: wanted..wanted + logits };
+        }
+        row += t.count;
+        wanted += logits;
+    }
+    Spans::default()
 }
 
 /// What goes into the next pass: a piece of every item that is not done and rotates as the first of them does.

@@ -20,6 +20,9 @@ pub struct Control<'a> {
     pub cancel: Option<&'a AtomicBool>,
     /// Hooks, in the order they are called at a shared site.
     pub hooks: Vec<&'a mut dyn Hook>,
+    /// In a batch, the number of the item that each hook looks at, one a hook: it is shown the rows of that item alone.
+    /// A call of one session needs none.
+    pub items: Vec<usize>,
 }
 
 impl Control<'_> {

@@ -67,7 +67,7 @@ pub fn maps(
     let mut session = Session::new(model.clone(), options)?;
     session.forward(cached, LogitRows::None, control)?;
     let mut next = session.fork()?;
-    let mut looking = Control { cancel: control.cancel, progress: None, hooks: vec![&mut queries] };
+    let mut looking = Control { cancel: control.cancel, hooks: vec![&mut queries], ..Control::default() };
     next.decode(last, &mut looking)?;
     let attention = attention_of(&session, &next, &queries);
     let mut maps = Vec::with_capacity(presses.len());

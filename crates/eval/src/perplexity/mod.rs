@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use meden_engine::session::control::ProgressFn;
-use meden_engine::{CacheStats, Control, EngineError, LogitRows, Model, Session, SessionOptions};
+use meden_engine::{CacheStats, Control, EngineError, Hook, LogitRows, Model, Session, SessionOptions};
 use meden_stats::Interval;
 use meden_stats::{interval, moments};
 use serde::Serialize;
@@ -67,6 +67,8 @@ pub struct Watch<'a> {
     pub progress: Option<ProgressFn<'a>>,
     /// Set to true from another thread to stop.
     pub cancel: Option<&'a AtomicBool>,
+    /// Sees, or edits, what every window is read as.
+    pub hook: Option<&'a mut dyn Hook>,
 }
 
 /// A measured perplexity.
@@ -127,7 +129,10 @@ pub fn measure(
                 progress(read + done, total);
             }
         };
-        let mut control = Control { progress: Some(&mut report), cancel: watch.cancel, hooks: Vec::new() };
+        let mut control = Control { progress: Some(&mut report), cancel: watch.cancel, ..Control::default() };
+        if let Some(hook) = watch.hook.as_mut() {
+            control.hooks.push(&mut **hook);
+        }
         let session = read_window(model, ids, window, options, &mut control, &mut losses)?;
         read += window.end - window.start;
         let stats = session.stats();
@@ -158,7 +163,8 @@ fn read_window(
                 progress(first + done, text.len());
             }
         };
-        let mut part = Control { progress: Some(&mut report), cancel, hooks: Vec::new() };
+        let mut part = Control { progress: Some(&mut report), cancel, ..Control::default() };
+        part.hooks.extend(control.hooks.iter_mut().map(|hook| &mut **hook as &mut dyn Hook));
         session.score(&text[first..text.len().min(first + piece)], LogitRows::All, &mut part, &mut |row, logits| {
             // Row i of the window predicts the text's token start + i + 1.
             let target = window.start + first + row + 1;

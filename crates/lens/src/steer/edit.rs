@@ -12,6 +12,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::select::Selected;
+use super::spectral::Spectral;
 use crate::sae::Chosen;
 
 /// Which source answers are to come from.
@@ -150,6 +151,8 @@ pub enum Edit {
         /// Mean of the rows that follow memory.
         memory: Vec<f32>,
     },
+    /// Spectral editing.
+    Spectral(Spectral),
 }
 
 impl Edit {
@@ -161,6 +164,8 @@ impl Edit {
             Edit::Add { keep_norm: true, .. } => "difference_of_means_keep_norm",
             Edit::Project { .. } => "projection",
             Edit::Replace { .. } => "task_vector",
+            Edit::Spectral(Spectral { squared_exponential: false, .. }) => "sea",
+            Edit::Spectral(Spectral { squared_exponential: true, .. }) => "sea_exp",
         }
     }
 
@@ -171,6 +176,7 @@ impl Edit {
             Edit::Add { vector, .. } => vector.len(),
             Edit::Project { direction, .. } => direction.len(),
             Edit::Replace { context, .. } => context.len(),
+            Edit::Spectral(spectral) => spectral.d,
         }
     }
 
@@ -205,6 +211,7 @@ impl Edit {
                 let mean = if toward == Toward::Context { context } else { memory };
                 row.iter_mut().zip(mean).for_each(|(h, m)| *h += s * (m - *h));
             }
+            Edit::Spectral(spectral) => spectral.apply(row, toward, s),
         }
     }
 }

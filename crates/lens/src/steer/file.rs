@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::edit::{Edit, Latents, Mode, Parts};
 use super::hook::Where;
+use super::spectral::Spectral;
 use crate::error::LensError;
 use crate::place::Place;
 use crate::sae::{Activation, Chosen, Normalize};
@@ -182,7 +183,7 @@ impl Steering {
                     false => Err(unfit(format!("{place}.{name} holds a value that is no number"))),
                 }
             };
-            edits.insert(place, build(edit, &read, &unfit)?);
+            edits.insert(place, build((edit, head.bound.hidden), &read, &unfit)?);
         }
         let (whereabouts, strength) = (head.whereabouts, head.strength);
         Ok(Steering { bound: head.bound, edits, whereabouts, strength, note: head.note })
@@ -212,6 +213,10 @@ fn parts(place: Place, edit: &Edit) -> (EditHead, Tensors) {
         }
         Edit::Replace { context, memory } => {
             vec![("context", vec![d], context.clone()), ("memory", vec![d], memory.clone())]
+        }
+        Edit::Spectral(s) => {
+            let rows = |basis: &[f32]| vec![basis.len() / d.max(1), d];
+            vec![("context", rows(&s.context), s.context.clone()), ("memory", rows(&s.memory), s.memory.clone())]
         }
         Edit::Latents(l) => {
             let c = &l.chosen;
@@ -248,7 +253,7 @@ fn parts(place: Place, edit: &Edit) -> (EditHead, Tensors) {
 }
 
 fn build(
-    head: &EditHead,
+    (head, d): (&EditHead, usize),
     read: &dyn Fn(&str) -> Result<Vec<f32>, LensError>,
     unfit: &dyn Fn(String) -> LensError,
 ) -> Result<Edit, LensError> {
@@ -271,6 +276,13 @@ fn build(
             let context = read("context")?;
             let memory = sized("memory", context.len())?;
             Ok(Edit::Replace { context, memory })
+        }
+        "sea" | "sea_exp" => {
+            let (context, memory) = (read("context")?, read("memory")?);
+            if d == 0 || !context.len().is_multiple_of(d) || !memory.len().is_multiple_of(d) {
+                return Err(unfit(format!("{}: its directions are no whole rows of {d} values", head.place)));
+            }
+            Ok(Edit::Spectral(Spectral { context, memory, d, squared_exponential: head.kind == "sea_exp" }))
         }
         "spare" => {
             let center = read("center")?;

@@ -8,4 +8,4 @@ mod steer;
 pub use cache::{CacheArgs, Layers, parse_layers};
 pub use model::ModelArgs;
 pub use sampling::SamplingArgs;
-pub use steer::SteerArgs;
+pub use steer::{Asked, SteerArgs};

@@ -33,16 +33,7 @@ impl SteerArgs {
     /// Reads the file; `None` where no steering was asked for. A policy that would evict the edited token is refused
     /// unless that was asked for.
     pub fn read(&self, options: &SessionOptions) -> anyhow::Result<Option<Asked>> {
-        let Some(text) = &self.steer else { return Ok(None) };
-        let (path, signed) = match text.rsplit_once(':').map(|(path, number)| (path, number.parse::<f32>())) {
-            Some((path, Ok(number))) => (path, Some(number)),
-            _ => (text.as_str(), None),
-        };
-        let steering = Steering::open(Path::new(path))?;
-        let signed = signed.unwrap_or(steering.strength);
-        if !signed.is_finite() {
-            return Err(usage(format!("--steer: a strength of {signed}; a finite number")));
-        }
+        let Some(asked) = self.steer.as_deref().map(Asked::open).transpose()? else { return Ok(None) };
         let evicts = options.policy.as_ref().is_some_and(|policy| policy.recents == 0);
         if evicts && !self.steer_unprotected {
             return Err(usage(
@@ -50,12 +41,26 @@ impl SteerArgs {
                  use --recents 1 or more, or --steer-unprotected",
             ));
         }
-        let toward = if signed < 0.0 { Toward::Memory } else { Toward::Context };
-        Ok(Some(Asked { path: path.into(), steering, toward, strength: signed.abs() }))
+        Ok(Some(asked))
     }
 }
 
 impl Asked {
+    /// Reads `FILE` or `FILE:X`.
+    pub fn open(text: &str) -> anyhow::Result<Asked> {
+        let (path, signed) = match text.rsplit_once(':').map(|(path, number)| (path, number.parse::<f32>())) {
+            Some((path, Ok(number))) => (path, Some(number)),
+            _ => (text, None),
+        };
+        let steering = Steering::open(Path::new(path))?;
+        let signed = signed.unwrap_or(steering.strength);
+        if !signed.is_finite() {
+            return Err(usage(format!("--steer: a strength of {signed}; a finite number")));
+        }
+        let toward = if signed < 0.0 { Toward::Memory } else { Toward::Context };
+        Ok(Asked { path: path.into(), steering, toward, strength: signed.abs() })
+    }
+
     /// What edits the last of the next `prompt` tokens of a session, and what is written after them. Refuses a model
     /// that the file was not made for.
     pub fn hook(&self, session: &Session, prompt: usize) -> anyhow::Result<SteerHook<'_>> {

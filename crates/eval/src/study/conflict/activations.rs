@@ -69,7 +69,7 @@ pub fn activations(
             let share = members.len() * tokens / total.max(1);
             (companions.progress)("capturing", done + share, cells.len());
         };
-        let mut control = Control { progress: Some(&mut show), cancel: Some(cancel), hooks: Vec::new() };
+        let mut control = Control { progress: Some(&mut show), cancel: Some(cancel), ..Control::default() };
         capture_to_file(prefix.session(), &prompts, &selection, &options, &mut control)?;
         let number_of_file = all.files.len();
         members.iter().enumerate().for_each(|(row, &number)| all.at[number] = (number_of_file, row));

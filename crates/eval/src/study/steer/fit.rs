@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use meden_engine::Model;
 use meden_lens::place::Place;
 use meden_lens::sae::{Activation, Parts, Sae};
-use meden_lens::steer::edit::means;
 use meden_lens::steer::select::overlap;
 use meden_lens::steer::{Bound, Edit, EditParts, Latents, Mode, Rule, Selected, Selection, Steering, Where};
 use meden_stats::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::collect::Collected;
+use super::dense;
 use crate::error::EvalError;
 
 /// How latents that compete (TopK) are computed where only some are looked at.
@@ -49,11 +49,19 @@ pub enum Method {
     Projection,
     /// The group's mean row takes the row's place.
     TaskVector,
+    /// Difference of means times the inverse covariance within the groups, as long as the difference itself.
+    Whitened,
+    /// First principal component of the differences within facts, as repeng's control vectors have it.
+    Principal,
+    /// Spectral editing (SEA, arXiv 2405.09719), linear.
+    Sea,
+    /// The same behind a squared exponential.
+    SeaExp,
 }
 
 impl Method {
     /// All of them.
-    pub const ALL: [Method; 10] = [
+    pub const ALL: [Method; 14] = [
         Method::Spare,
         Method::RandomLatents,
         Method::ShuffledLabels,
@@ -64,6 +72,10 @@ impl Method {
         Method::MeansKeepNorm,
         Method::Projection,
         Method::TaskVector,
+        Method::Whitened,
+        Method::Principal,
+        Method::Sea,
+        Method::SeaExp,
     ];
 
     /// The name in flags and tables.
@@ -79,12 +91,24 @@ impl Method {
             Method::MeansKeepNorm => "means-keep-norm",
             Method::Projection => "projection",
             Method::TaskVector => "task-vector",
+            Method::Whitened => "whitened",
+            Method::Principal => "principal",
+            Method::Sea => "sea",
+            Method::SeaExp => "sea-exp",
         }
     }
 
     /// Whether it needs an autoencoder.
     pub fn needs_sae(self) -> bool {
-        !matches!(self, Method::Means | Method::MeansKeepNorm | Method::Projection | Method::TaskVector)
+        matches!(
+            self,
+            Method::Spare
+                | Method::RandomLatents
+                | Method::ShuffledLabels
+                | Method::SpareRemove
+                | Method::SpareAdd
+                | Method::SpareBlind
+        )
     }
 }
 
@@ -208,7 +232,7 @@ pub fn fit(
             selected.push((layer, of));
             edit
         } else {
-            dense(values, &labels, rows.d, method)?
+            dense::edit(dense::Rows { values, d: rows.d, of: &rows.rows, labels: &labels }, method)?
         };
         edits.insert(place, edit);
     }
@@ -281,24 +305,6 @@ fn shuffle(labels: &[bool], strata: &[u32], seed: u64) -> Vec<bool> {
         rows.iter().zip(of).for_each(|(&r, y)| out[r] = y);
     }
     out
-}
-
-fn dense(values: &[f32], labels: &[bool], d: usize, method: Method) -> Result<Edit, EvalError> {
-    let none = || EvalError::Prompt { why: "rows of both sources are needed".into() };
-    let [difference, context, memory] = means(values, labels, d).ok_or_else(none)?;
-    Ok(match method {
-        Method::Means => Edit::Add { vector: difference, keep_norm: false },
-        Method::MeansKeepNorm => Edit::Add { vector: difference, keep_norm: true },
-        Method::TaskVector => Edit::Replace { context, memory },
-        _ => {
-            let length = difference.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
-            let direction: Vec<f32> = difference.iter().map(|v| (f64::from(*v) / length) as f32).collect();
-            let along = |row: &[f32]| {
-                row.iter().zip(&direction).map(|(&h, &u)| f64::from(h) * f64::from(u)).sum::<f64>() as f32
-            };
-            Edit::Project { targets: [along(&context), along(&memory)], direction }
-        }
-    })
 }
 
 /// How much the choice depends on which facts were seen: the mean Jaccard index of the sets that random halves of the

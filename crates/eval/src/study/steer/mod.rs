@@ -8,6 +8,7 @@
 //! Facts are in folds by answer: edits are fitted on four of them and tested on the fifth, so no answer is both.
 
 pub mod collect;
+mod dense;
 pub mod evaluate;
 pub mod fit;
 pub mod summary;

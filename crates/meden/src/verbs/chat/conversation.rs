@@ -8,12 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use meden_engine::text::{Message, Prompt};
-use meden_engine::{CacheStats, Control, Model, Policy, Session, SessionOptions};
+use meden_engine::{CacheStats, Control, Hook, Model, Policy, Session, SessionOptions};
 use serde::{Deserialize, Serialize};
 
-use crate::args::SamplingArgs;
+use crate::args::{Asked, SamplingArgs};
 use crate::exit::{Exit, failure, usage};
-use crate::generate::{Answer, Events, Finish, Request, generate};
+use crate::generate::{Answer, Events, Finish, Request, generate_watched};
 use crate::load::Opened;
 use crate::prompt::message;
 use crate::signals;
@@ -25,6 +25,8 @@ pub struct Conversation<'m> {
     options: SessionOptions,
     session: Session,
     said: Said,
+    /// Edits the last token of each turn.
+    steer: Option<Asked>,
 }
 
 /// What has been said, and how much of it the session has read.
@@ -48,7 +50,22 @@ impl<'m> Conversation<'m> {
         let session = Session::new(model.clone(), options.clone())?;
         let messages = system.iter().map(|s| message("system", s)).collect();
         let said = Said { messages, read: Some(String::new()), unread: None };
-        Ok(Conversation { opened, model, options, session, said })
+        Ok(Conversation { opened, model, options, session, said, steer: None })
+    }
+
+    /// With a steering. What is read again (after another press, or where a template writes earlier turns anew) is read
+    /// without the edits of earlier turns.
+    pub fn steered(mut self, steer: Option<Asked>) -> anyhow::Result<Conversation<'m>> {
+        if let Some(asked) = &steer {
+            asked.hook(&self.session, 1)?; // refuses another model now, not at the first turn
+        }
+        self.steer = steer;
+        Ok(self)
+    }
+
+    /// Whether turns are steered.
+    pub fn is_steered(&self) -> bool {
+        self.steer.is_some()
     }
 
     /// The model.
@@ -122,7 +139,9 @@ impl<'m> Conversation<'m> {
         // Until the answer is there, text and session do not match.
         self.said.read = None;
         let request = Request::new(&ids, false, sampling);
-        let answer = generate(&mut self.session, Some(tokenizer), &request, events)?;
+        let mut steering = self.steer.as_ref().map(|s| s.hook(&self.session, ids.len())).transpose()?;
+        let mut hooks: Vec<&mut dyn Hook> = steering.iter_mut().map(|h| h as &mut dyn Hook).collect();
+        let answer = generate_watched(&mut self.session, Some(tokenizer), &request, (events, &mut hooks))?;
         let complete = match answer.finish {
             Finish::EndOfText | Finish::MaxTokens | Finish::ContextFull => true,
             Finish::Interrupted => !answer.ids.is_empty(),
@@ -141,7 +160,7 @@ impl<'m> Conversation<'m> {
         crate::repeat::instruct(crate::repeat::press_of(&mut options.policy), self.opened.tokenizer.as_ref(), false)?;
         let mut session = Session::new(self.model.clone(), options.clone())?;
         if !self.session.history().is_empty() {
-            let mut control = Control { progress: Some(reading), cancel: Some(signals::flag()), hooks: Vec::new() };
+            let mut control = Control { progress: Some(reading), cancel: Some(signals::flag()), ..Control::default() };
             session.prefill(self.session.history(), &mut control)?;
         }
         (self.session, self.options) = (session, options);

@@ -11,7 +11,7 @@ use meden_report::human;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::args::{CacheArgs, ModelArgs, SamplingArgs};
+use crate::args::{CacheArgs, ModelArgs, SamplingArgs, SteerArgs};
 use crate::cli::Global;
 use crate::exit::{Exit, one_line, usage};
 use crate::generate::{Answer, Finish};
@@ -38,6 +38,8 @@ pub struct Args {
     sampling: SamplingArgs,
     #[command(flatten)]
     cache: CacheArgs,
+    #[command(flatten)]
+    steer: SteerArgs,
 }
 
 /// The one object of `meden chat --json`, printed when the input has ended.
@@ -55,6 +57,7 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
         return Err(usage("--logprobs: a chat has no place for them; use meden run --json"));
     }
     let mut options = args.cache.session_options()?;
+    let steer = args.steer.read(&options)?;
     let opened = load::open(&args.model, global.quiet)?;
     crate::repeat::instruct(crate::repeat::press_of(&mut options.policy), opened.tokenizer.as_ref(), global.quiet)?;
     if opened.template.is_none() {
@@ -64,7 +67,7 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
         )));
     }
     let loaded = opened.load(&options, opened.config.context)?;
-    let mut chat = Conversation::new(&opened, loaded.model.clone(), options, args.system.clone())?;
+    let mut chat = Conversation::new(&opened, loaded.model.clone(), options, args.system.clone())?.steered(steer)?;
     if let Some(file) = &args.load {
         chat.load(file)?;
     }
@@ -167,7 +170,9 @@ fn obey(chat: &mut Conversation<'_>, command: &Command, global: Global) -> anyho
             let mut bar = Bar::new(global.quiet);
             chat.set_policy(change.policy(), &mut |done, total| bar.tokens("reading again", done, total))?;
             bar.clear();
-            let line = format!("the conversation was read again; cache {}\n", human::bytes(chat.stats().kv_bytes));
+            let edits = if chat.is_steered() { ", without the edits of earlier turns" } else { "" };
+            let line =
+                format!("the conversation was read again{edits}; cache {}\n", human::bytes(chat.stats().kv_bytes));
             tell(global, &line)?;
         }
         Command::Reset => {

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use meden_engine::SessionOptions;
+use meden_engine::{Hook, Session, SessionOptions};
 use meden_eval::perplexity::{self, Options, Perplexity, Regime, Watch};
+use meden_lens::steer::Where;
 use meden_report::{Align, Table, human};
 use serde::Serialize;
 
-use crate::args::{CacheArgs, ModelArgs};
+use crate::args::{Asked, CacheArgs, ModelArgs};
 use crate::cli::Global;
 use crate::exit::{Exit, usage};
 use crate::progress::Bar;
@@ -50,6 +51,9 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     cache: CacheArgs,
+    /// A steering file, with a strength behind a colon; every token is edited: what a steering costs on a text of yours
+    #[arg(long, value_name = "FILE[:X]")]
+    steer: Option<String>,
 }
 
 /// The one object of `meden eval perplexity --json`.
@@ -61,6 +65,8 @@ struct Report<'a> {
     context: Option<usize>,
     stride: Option<usize>,
     options: &'a SessionOptions,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    steer: Option<&'a str>,
     seconds: f64,
     tokens_per_second: f64,
     memory: Memory,
@@ -74,6 +80,7 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
         return Err(usage("--nll: the losses are printed with --json only; add it"));
     }
     let mut session = args.cache.session_options()?;
+    let steer = args.steer.as_deref().map(Asked::open).transpose()?;
     let opened = load::open(&args.model, global.quiet)?;
     crate::repeat::instruct(crate::repeat::press_of(&mut session.policy), opened.tokenizer.as_ref(), global.quiet)?;
     let text = prompt::read_text(&args.file)?;
@@ -93,7 +100,11 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     let mut bar = Bar::new(global.quiet);
     let start = Instant::now();
     let mut show = |done: usize, total: usize| bar.tokens("judging", done, total);
-    let watch = Watch { progress: Some(&mut show), cancel: Some(signals::flag()) };
+    let whole = Session::new(loaded.model.clone(), options.session.clone())?;
+    let mut hook = steer.as_ref().map(|s| s.hook(&whole, longest)).transpose()?.map(|hook| hook.at(Where::All));
+    drop(whole);
+    let hook = hook.as_mut().map(|hook| hook as &mut dyn Hook);
+    let watch = Watch { progress: Some(&mut show), cancel: Some(signals::flag()), hook };
     let result = perplexity::measure(&loaded.model, &ids, &options, watch)?;
     let seconds = start.elapsed();
     bar.clear();
@@ -110,6 +121,7 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
             context,
             stride,
             options: &options.session,
+            steer: args.steer.as_deref(),
             seconds: seconds.as_secs_f64(),
             tokens_per_second: result.tokens_read as f64 / seconds.as_secs_f64(),
             memory,

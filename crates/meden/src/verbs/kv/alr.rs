@@ -72,7 +72,7 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     let maps = {
         let mut bar = Bar::new(global.quiet);
         let mut show = |done: usize, total: usize| bar.tokens("reading", done, total);
-        let mut control = Control { progress: Some(&mut show), cancel: Some(signals::flag()), hooks: Vec::new() };
+        let mut control = Control { progress: Some(&mut show), cancel: Some(signals::flag()), ..Control::default() };
         alr::maps(&loaded.model, &ids, &presses, &mut control)?
     };
     std::fs::write(&args.html, page(&opened.name(), &maps))

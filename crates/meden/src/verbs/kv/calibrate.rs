@@ -80,7 +80,7 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     let made = {
         let mut bar = Bar::new(global.quiet);
         let mut show = |done: usize, total: usize| bar.tokens("calibrating", done, total);
-        let mut control = Control { progress: Some(&mut show), cancel: Some(signals::flag()), hooks: Vec::new() };
+        let mut control = Control { progress: Some(&mut show), cancel: Some(signals::flag()), ..Control::default() };
         calibrate(&loaded.model, args.press, &sequences, &mut control)?
     };
     let mut hash = Hash::sha256();

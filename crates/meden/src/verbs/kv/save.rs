@@ -77,7 +77,7 @@ pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
     {
         let mut bar = Bar::new(global.quiet);
         let mut show = |done: usize, total: usize| bar.tokens("reading", done, total);
-        let mut control = Control { progress: Some(&mut show), cancel: Some(signals::flag()), hooks: Vec::new() };
+        let mut control = Control { progress: Some(&mut show), cancel: Some(signals::flag()), ..Control::default() };
         session.forward(&ids, LogitRows::None, &mut control)?;
     }
     let name = args.file.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();

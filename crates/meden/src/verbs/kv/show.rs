@@ -128,7 +128,7 @@ fn read(
     let mut session = Session::new(model.clone(), options)?;
     let mut bar = Bar::new(quiet);
     let mut show = |done: usize, total: usize| bar.tokens("reading", done, total);
-    let mut control = Control { progress: Some(&mut show), cancel: Some(signals::flag()), hooks: Vec::new() };
+    let mut control = Control { progress: Some(&mut show), cancel: Some(signals::flag()), ..Control::default() };
     session.forward(ids, meden_engine::LogitRows::None, &mut control)?;
     Ok(session)
 }

@@ -5,14 +5,19 @@ use std::path::Path;
 
 use meden_eval::study::conflict::findings::{Holds, figure};
 use meden_eval::study::conflict::results::Results;
-use meden_lens::probe::Estimate;
+use meden_lens::probe::{Estimate, ProbeFile};
 use meden_report::Table;
 
 use super::input::write_page;
 
-/// Writes `results.json` and the CSV files into a folder.
+/// Writes `results.json`, the CSV files, and each saved probe as JSON (the form that the program carries) into a folder.
 pub fn write(folder: &Path, results: &Results) -> anyhow::Result<()> {
     write_page(&folder.join("results.json"), &format!("{}\n", serde_json::to_string_pretty(results)?))?;
+    for live in &results.live {
+        let probe = ProbeFile::load(&folder.join(&live.file))?;
+        let name = Path::new(&live.file).with_extension("json");
+        write_page(&folder.join(name), &format!("{}\n", serde_json::to_string(&probe)?))?;
+    }
     for (name, text) in [
         ("probes.csv", probes(results)),
         ("spreads.csv", spreads(results)),

@@ -169,7 +169,7 @@ pub fn watched<T>(
 ) -> anyhow::Result<T> {
     let mut bar = Bar::new(quiet);
     let mut show = |done: usize, total: usize| bar.tokens(what, done, total);
-    let mut control = Control { progress: Some(&mut show), cancel: Some(signals::flag()), hooks: Vec::new() };
+    let mut control = Control { progress: Some(&mut show), cancel: Some(signals::flag()), ..Control::default() };
     Ok(run(&mut control)?)
 }
 

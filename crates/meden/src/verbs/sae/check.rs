@@ -63,7 +63,7 @@ pub fn run(args: &Args, global: Global) -> anyhow::Result<Exit> {
     let positions: Positions = format!("1-{}", args.context - 1).parse()?;
     let mut bar = Bar::new(global.quiet);
     let mut show = |done: usize, total: usize| bar.tokens("reading", done, total);
-    let mut control = Control { progress: Some(&mut show), cancel: Some(signals::flag()), hooks: Vec::new() };
+    let mut control = Control { progress: Some(&mut show), cancel: Some(signals::flag()), ..Control::default() };
     let captured = capture(&session, &ids, &Selection::new(vec![place], positions), &mut control)?;
     let check = sae.check(captured.matrix(place).unwrap_or_default())?;
     let loss = recovered(&session, &ids, (&sae, place), &mut control)?;

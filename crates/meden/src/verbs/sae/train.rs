@@ -133,7 +133,7 @@ pub fn run(args: &Args, global: Global) -> anyhow::Result<Exit> {
             wait(pause);
             bar.tokens("capturing", done, total);
         };
-        let mut control = Control { progress: Some(&mut show), cancel: Some(signals::flag()), hooks: Vec::new() };
+        let mut control = Control { progress: Some(&mut show), cancel: Some(signals::flag()), ..Control::default() };
         let options = FileCapture { path: file.clone(), dtype: Dtype::F16, generate: None };
         capture_to_file(&session, &texts, &selection, &options, &mut control)?
     };
@@ -211,14 +211,14 @@ fn judge(
     let selection = Selection::new(vec![place], positions);
     let rows = {
         let mut show = |done: usize, total: usize| bar.tokens("capturing held-out text", done, total);
-        let mut control = Control { progress: Some(&mut show), cancel: Some(signals::flag()), hooks: Vec::new() };
+        let mut control = Control { progress: Some(&mut show), cancel: Some(signals::flag()), ..Control::default() };
         capture(session, held, &selection, &mut control)?
     };
     let rows = rows.matrix(place).unwrap_or_default();
     let codes = sae.encode(rows)?;
     let fit = fit(rows, &sae.decode(&codes)?, &codes, sae.d_in())?;
     let mut show = |done: usize, total: usize| bar.tokens("running on reconstructions", done, total);
-    let mut control = Control { progress: Some(&mut show), cancel: Some(signals::flag()), hooks: Vec::new() };
+    let mut control = Control { progress: Some(&mut show), cancel: Some(signals::flag()), ..Control::default() };
     let loss = recovered(session, &held[..held.len().min(JUDGED)], (&sae, place), &mut control)?;
     Ok((fit, loss))
 }

@@ -39,6 +39,11 @@ pub fn run(args: &Args, global: Global) -> anyhow::Result<Exit> {
             Edit::Add { vector, .. } => vector.clone(),
             Edit::Replace { context, memory } => context.iter().zip(memory).map(|(c, m)| c - m).collect(),
             Edit::Project { direction, targets } => direction.iter().map(|u| u * (targets[0] - targets[1])).collect(),
+            Edit::Spectral(_) => {
+                return Err(usage(format!(
+                    "--steer: the edit at {place} projects rows and has no direction; export another method"
+                )));
+            }
             Edit::Latents(latents) => {
                 let mut sum = vec![0f32; edit.d()];
                 for n in 0..latents.context.len() {
