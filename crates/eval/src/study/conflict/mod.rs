@@ -40,6 +40,7 @@ pub mod spread;
 mod stage;
 pub mod steer;
 pub mod task;
+mod together;
 pub mod tug;
 
 pub use run::{Subject, run};

@@ -18,6 +18,7 @@ use super::activations::{Activations, places};
 use super::cells::Cell;
 use super::companions::Companions;
 use super::task::Task;
+use super::together::together;
 use crate::error::EvalError;
 use crate::study::Journal;
 
@@ -39,33 +40,33 @@ pub struct Seeds {
     pub prevalence: f64,
 }
 
-/// Trains and judges `seeds` probes at every place that is not in the journal yet. Contexts held out play no part.
+/// Trains and judges `seeds` probes at every place that is not in the journal yet, `workers` places at a time. Contexts held out play no part.
 ///
 /// # Errors
 /// What training refuses; cancellation, with what is done in the journal.
 pub fn paper(
     (task, cells): (&Task, &[Cell]),
-    (activations, config): (&Activations, &Config),
+    (activations, config, workers): (&Activations, &Config, usize),
     (lambda, seeds): (f64, u64),
     journal: &mut Journal<Seeds>,
     companions: &mut Companions<'_>,
 ) -> Result<BTreeMap<Place, Seeds>, EvalError> {
     let (train, test) = parts(task, cells)?;
     let all = places(config);
-    let mut figures = BTreeMap::new();
-    for (done, &place) in all.iter().enumerate() {
-        companions.step("training as the paper does", done, all.len())?;
-        let key = format!("{place}");
-        if journal.get(&key).is_none() {
+    let workers = workers.max(1);
+    for (done, places) in all.chunks(workers).enumerate() {
+        companions.step("training as the paper does", done * workers, all.len())?;
+        let mut work = Vec::new();
+        for &place in places.iter().filter(|place| journal.get(&place.to_string()).is_none()) {
             let examples = task.examples(activations.rows(place, &task.cells)?)?;
-            let (train, test) = (examples.pick(&train), examples.pick(&test));
-            journal.put(key.clone(), one(&train, &test, lambda, seeds)?)?;
+            work.push((place, examples.pick(&train), examples.pick(&test)));
         }
-        if let Some(seeds) = journal.get(&key) {
-            figures.insert(place, seeds.clone());
+        let found = together(&work, |(_, train, test)| one(train, test, lambda, seeds));
+        for ((place, ..), seeds) in work.iter().zip(found) {
+            journal.put(place.to_string(), seeds?)?;
         }
     }
-    Ok(figures)
+    Ok(all.into_iter().filter_map(|place| Some((place, journal.get(&place.to_string())?.clone()))).collect())
 }
 
 /// Rows of training and of the test.

@@ -15,6 +15,7 @@ use super::activations::{Activations, places};
 use super::companions::Companions;
 use super::design::FOLDS;
 use super::task::{Asks, Task};
+use super::together::together;
 use crate::error::EvalError;
 use crate::study::Journal;
 
@@ -52,32 +53,36 @@ pub struct Probing {
     pub judging: Judging,
 }
 
-/// Trains and judges a probe at every place that is not in the journal yet.
+/// Trains and judges a probe at every place that is not in the journal yet, `workers` places at a time.
 ///
 /// # Errors
 /// What training refuses; cancellation, with what is done in the journal.
 pub fn signals(
     task: &Task,
-    (activations, config): (&Activations, &Config),
+    (activations, config, workers): (&Activations, &Config, usize),
     probing: &Probing,
     journal: &mut Journal<Signal>,
     companions: &mut Companions<'_>,
 ) -> Result<Signals, EvalError> {
     let all = places(config);
-    let mut signals = Signals::new();
-    for (done, &place) in all.iter().enumerate() {
-        let what = format!("probing for {}", task.asks.name());
-        companions.step(&what, done, all.len())?;
-        let key = format!("{}/{place}", task.asks.name());
-        if journal.get(&key).is_none_or(|s| s.scores.len() != task.labels.len()) {
-            let examples = task.examples(activations.rows(place, &task.cells)?)?;
-            journal.put(key.clone(), one(task, &examples, probing, place.site == CHOSEN)?)?;
+    let what = format!("probing for {}", task.asks.name());
+    let key = |place: Place| format!("{}/{place}", task.asks.name());
+    let missing = |journal: &Journal<Signal>, place: Place| {
+        journal.get(&key(place)).is_none_or(|s| s.scores.len() != task.labels.len())
+    };
+    let workers = workers.max(1);
+    for (done, places) in all.chunks(workers).enumerate() {
+        companions.step(&what, done * workers, all.len())?;
+        let mut work = Vec::new();
+        for &place in places.iter().filter(|place| missing(journal, **place)) {
+            work.push((place, task.examples(activations.rows(place, &task.cells)?)?));
         }
-        if let Some(signal) = journal.get(&key) {
-            signals.insert(place, signal.clone());
+        let found = together(&work, |(place, examples)| one(task, examples, probing, place.site == CHOSEN));
+        for ((place, _), signal) in work.iter().zip(found) {
+            journal.put(key(*place), signal?)?;
         }
     }
-    Ok(signals)
+    Ok(all.into_iter().filter_map(|place| Some((place, journal.get(&key(place))?.clone()))).collect())
 }
 
 fn one(task: &Task, examples: &Examples, probing: &Probing, chosen: bool) -> Result<Signal, EvalError> {

@@ -73,7 +73,7 @@ impl Stage<'_> {
         let conflict_signals = self.ask(&conflict, (&rows, &known), results, companions)?;
         if self.settings.paper_seeds > 0 {
             let how = (self.settings.lambda, self.settings.paper_seeds);
-            let of = (&rows, asker.model.config());
+            let of = (&rows, asker.model.config(), asker.model.pool().threads());
             let figures = paper::paper((&conflict, &cells), of, how, &mut self.journal("paper")?, companions)?;
             results.paper = located(&figures);
         }
@@ -108,7 +108,7 @@ impl Stage<'_> {
     ) -> Result<Signals, EvalError> {
         let (probing, model) = (self.probing(), self.subject.asker.model);
         let mut journal = self.journal(&format!("probes-{}", task.asks.name()))?;
-        let found = signals(task, (rows, model.config()), &probing, &mut journal, companions)?;
+        let found = signals(task, (rows, model.config(), model.pool().threads()), &probing, &mut journal, companions)?;
         companions.step(&format!("controls for {}", task.asks.name()), 0, 1)?;
         let choice = choose(task, &found, &probing.judging)?;
         let place = meden_lens::place::Place::new(super::signals::CHOSEN, choice.layer);
