@@ -11,8 +11,7 @@ pub fn cholesky(matrix: &[f64], n: usize) -> Option<Vec<f64>> {
     let mut l = vec![0.0; n * n];
     for i in 0..n {
         for j in 0..=i {
-            let dot: f64 = (0..j).map(|k| l[i * n + k] * l[j * n + k]).sum();
-            let rest = matrix[i * n + j] - dot;
+            let rest = matrix[i * n + j] - dot(&l[i * n..][..j], &l[j * n..][..j]);
             if i == j {
                 if rest.is_nan() || rest <= 0.0 {
                     return None;
@@ -26,12 +25,26 @@ pub fn cholesky(matrix: &[f64], n: usize) -> Option<Vec<f64>> {
     Some(l)
 }
 
+/// Lanes of a sum: the compiler may use vectors, and the order is the same on every machine.
+const LANES: usize = 8;
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    let mut lanes = [0.0; LANES];
+    let (whole_a, whole_b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest: f64 = whole_a.remainder().iter().zip(whole_b.remainder()).map(|(a, b)| a * b).sum();
+    for (a, b) in whole_a.zip(whole_b) {
+        for i in 0..LANES {
+            lanes[i] += a[i] * b[i];
+        }
+    }
+    lanes.iter().sum::<f64>() + rest
+}
+
 /// Solve `L Lᵀ x = b` in place.
 pub fn solve(l: &[f64], x: &mut [f64]) {
     let n = x.len();
     for i in 0..n {
-        let dot: f64 = (0..i).map(|k| l[i * n + k] * x[k]).sum();
-        x[i] = (x[i] - dot) / l[i * n + i];
+        x[i] = (x[i] - dot(&l[i * n..][..i], &x[..i])) / l[i * n + i];
     }
     for i in (0..n).rev() {
         let dot: f64 = (i + 1..n).map(|k| l[k * n + i] * x[k]).sum();

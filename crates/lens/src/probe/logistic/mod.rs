@@ -1,9 +1,13 @@
 //! Logistic regression with an L1 penalty, to the optimum: the same rows give the same weights, bit by bit.
 //!
 //! Proximal Newton steps: the loss is replaced by its second-order expansion, whose penalised minimum is found one
-//! coordinate at a time, and a backtracking search makes sure that the true objective falls (Yuan, Ho and Lin, "An
+//! coordinate at a time on the matrix of second derivatives, and a backtracking search makes sure that the true objective falls (Yuan, Ho and Lin, "An
 //! improved GLMNET for L1-regularized logistic regression", JMLR 2012). It ends when the optimality conditions hold, not
 //! when progress is slow, so the answer does not depend on a step size or on where it began.
+
+mod inner;
+
+use inner::Inner;
 
 use super::{Design, ProbeError};
 
@@ -44,8 +48,6 @@ pub struct Fit {
 const DAMPING: f64 = 1e-12;
 /// Armijo's constant of the search along a step.
 const DECREASE: f64 = 0.01;
-/// Most passes over the coordinates for one step: later ones begin nearer, so an early one need not be exact.
-const PASSES: usize = 60;
 
 impl L1Logistic {
     /// The minimum for `labels`, rows weighing `weights` (all alike without).
@@ -140,18 +142,8 @@ impl<'a> State<'a> {
         (0..self.w.len()).map(|j| dot(self.column(j), &slopes)).collect()
     }
 
-    /// How far the condition of coordinate j is missed: the smallest subgradient of the objective.
-    fn violated(&self, j: usize, gradient: f64) -> f64 {
-        let lambda = self.lambda[j];
-        match self.w[j] {
-            w if w > 0.0 => (gradient + lambda).abs(),
-            w if w < 0.0 => (gradient - lambda).abs(),
-            _ => (gradient.abs() - lambda).max(0.0),
-        }
-    }
-
     fn violation(&self, gradient: &[f64]) -> f64 {
-        gradient.iter().enumerate().map(|(j, &g)| self.violated(j, g)).fold(0.0, f64::max)
+        gradient.iter().enumerate().map(|(j, &g)| subgradient(self.w[j], g, self.lambda[j])).fold(0.0, f64::max)
     }
 
     /// The step to the minimum of the second-order expansion, coordinate by coordinate.
@@ -169,28 +161,33 @@ impl<'a> State<'a> {
         let active: Vec<usize> = (0..self.w.len())
             .filter(|&j| self.w[j] != 0.0 || gradient[j].abs() > self.lambda[j] - 0.5 * violation)
             .collect();
-        let diagonal: Vec<f64> = active.iter().map(|&j| DAMPING + dot_square(self.column(j), &curvature)).collect();
-        let mut step = vec![0.0; self.w.len()];
-        let mut along = vec![0.0; self.z.len()]; // curvature * (X step)
+        let hessian = self.hessian(&active, &curvature);
+        let inner = Inner {
+            gradient: active.iter().map(|&j| gradient[j]).collect(),
+            lambda: active.iter().map(|&j| self.lambda[j]).collect(),
+            at: active.iter().map(|&j| self.w[j]).collect(),
+            hessian,
+        };
         // solved to a share of what is missed now, as Newton steps only pay near the end
-        let enough = (0.1 * violation).min(1e-2);
-        for _ in 0..PASSES {
-            let mut worst = 0.0f64;
-            for (&j, &h) in active.iter().zip(&diagonal) {
-                let slope = gradient[j] + dot(self.column(j), &along) + DAMPING * step[j];
-                let at = self.w[j] + step[j];
-                let change = soft(at - slope / h, self.lambda[j] / h) - at;
-                if change != 0.0 {
-                    step[j] += change;
-                    worst = worst.max(change.abs() * h);
-                    add_weighted(&mut along, change, self.column(j), &curvature);
-                }
-            }
-            if worst <= enough {
-                break;
-            }
-        }
+        let mut step = vec![0.0; self.w.len()];
+        active.iter().zip(inner.solve(0.1 * violation)).for_each(|(&j, d)| step[j] = d);
         step
+    }
+
+    /// Second derivatives of the loss by the active coordinates, `(active, active)`.
+    fn hessian(&self, active: &[usize], curvature: &[f64]) -> Vec<f64> {
+        let n = active.len();
+        let mut hessian = vec![0.0; n * n];
+        let mut weighted = vec![0.0; curvature.len()];
+        for (i, &row) in active.iter().enumerate() {
+            weighted.iter_mut().zip(self.column(row)).zip(curvature).for_each(|((w, x), c)| *w = x * c);
+            for (j, &column) in active[..=i].iter().enumerate() {
+                let value = dot(&weighted, self.column(column));
+                (hessian[i * n + j], hessian[j * n + i]) = (value, value);
+            }
+            hessian[i * n + i] += DAMPING;
+        }
+        hessian
     }
 
     fn loss(&self, z: &[f64]) -> f64 {
@@ -237,6 +234,15 @@ impl<'a> State<'a> {
     }
 }
 
+/// How far the condition of a coordinate is missed: the smallest subgradient of loss and penalty.
+fn subgradient(w: f64, gradient: f64, lambda: f64) -> f64 {
+    match w {
+        w if w > 0.0 => (gradient + lambda).abs(),
+        w if w < 0.0 => (gradient - lambda).abs(),
+        _ => (gradient.abs() - lambda).max(0.0),
+    }
+}
+
 /// 1 / (1 + exp(-z)) without overflow.
 pub(super) fn sigmoid(z: f64) -> f64 {
     if z >= 0.0 {
@@ -275,24 +281,6 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
         }
     }
     lanes.iter().sum::<f64>() + rest
-}
-
-fn dot_square(a: &[f64], weights: &[f64]) -> f64 {
-    let mut lanes = [0.0; LANES];
-    let (whole_a, whole_w) = (a.chunks_exact(LANES), weights.chunks_exact(LANES));
-    let rest: f64 = whole_a.remainder().iter().zip(whole_w.remainder()).map(|(a, w)| w * a * a).sum();
-    for (a, w) in whole_a.zip(whole_w) {
-        for i in 0..LANES {
-            lanes[i] += w[i] * a[i] * a[i];
-        }
-    }
-    lanes.iter().sum::<f64>() + rest
-}
-
-fn add_weighted(out: &mut [f64], factor: f64, column: &[f64], weights: &[f64]) {
-    for ((o, c), w) in out.iter_mut().zip(column).zip(weights) {
-        *o += factor * c * w;
-    }
 }
 
 #[cfg(test)]
@@ -368,6 +356,24 @@ mod tests {
         let free = L1Logistic { lambda: 0.0, ..L1Logistic::default() }.fit(&x, &labels, None);
         // without a penalty the weights grow until the gradient is as small as was asked for
         assert!(free.is_ok_and(|f| f.weight[0] > fit.weight[0]));
+    }
+
+    #[test]
+    fn columns_that_are_much_alike_are_solved_too() {
+        // one strong common factor, as in activations of one token in early layers
+        let (rows, width) = (400, 60);
+        let mut rng = Rng::new(11, 0);
+        let common: Vec<f64> = (0..rows).map(|_| rng.normal()).collect();
+        let columns: Vec<f64> =
+            (0..width).flat_map(|_| common.iter().map(|c| c + 0.01 * rng.normal()).collect::<Vec<f64>>()).collect();
+        let design = Design::from_columns(columns, rows).unwrap();
+        let labels: Vec<bool> =
+            (0..rows).map(|r| 40.0 * (design.column(0)[r] - design.column(1)[r]) + rng.normal() > 0.0).collect();
+        for lambda in [1e-3, 3e-4, 1e-5] {
+            let solver = L1Logistic { lambda, tolerance: 1e-7, ..L1Logistic::default() };
+            let fit = solver.fit(&design, &labels, None).unwrap();
+            assert!(fit.steps < 60, "{lambda}: {} steps", fit.steps);
+        }
     }
 
     #[test]
