@@ -173,3 +173,35 @@ fn what_was_exported_is_read_again() {
     let twice = meden_eval::audit::export::redux_csv(&again.rows.iter().collect::<Vec<_>>());
     assert_eq!(text, twice);
 }
+
+#[test]
+fn planted_faults_are_found_and_clean_items_are_left_alone() {
+    let Some(path) = data("arc/ARC-Challenge-Test.jsonl") else { return };
+    let clean = choice::read(&path).unwrap().items;
+    let mut items = clean.clone();
+    let planted: Vec<usize> = (0..items.len()).step_by(10).collect();
+    for &i in &planted {
+        let other = (items[i].answer + 1) % items[i].choices.len();
+        items[i].choices[other] = items[i].choices[items[i].answer].clone();
+    }
+    let detectors = detect::all();
+    let options = detectors.iter().find(|d| d.name() == "options").unwrap();
+    let flagged = |items: &[Item]| -> Vec<usize> {
+        let found = options.scan(&Evidence::new(items, None));
+        (0..items.len()).filter(|&i| found[i].as_ref().is_some_and(|f| f.score >= 0.8)).collect()
+    };
+    assert!(flagged(&clean).is_empty());
+    assert_eq!(flagged(&items), planted);
+
+    // a copy with another key at the end: both ends of every pair, and nothing else, at the highest score
+    let mut items = clean.clone();
+    for &i in &planted {
+        let mut copy = clean[i].clone();
+        copy.answer = (copy.answer + 1) % copy.choices.len();
+        items.push(copy);
+    }
+    let found = detectors.iter().find(|d| d.name() == "duplicate").unwrap().scan(&Evidence::new(&items, None));
+    let certain: Vec<usize> = (0..items.len()).filter(|&i| found[i].as_ref().is_some_and(|f| f.score == 1.0)).collect();
+    let expected: Vec<usize> = planted.iter().copied().chain(clean.len()..items.len()).collect();
+    assert_eq!(certain, expected);
+}
