@@ -46,6 +46,16 @@ pub enum EvalError {
         /// What is wrong, and what would do.
         why: String,
     },
+    /// A file of multiple-choice items, labels or answers that cannot be used.
+    #[error("{file}, line {line}: {why}")]
+    Items {
+        /// The file.
+        file: String,
+        /// Number of the line, from 1; 0 where no line is meant.
+        line: usize,
+        /// What is wrong, and what would do.
+        why: String,
+    },
     /// Looking inside failed.
     #[error(transparent)]
     Lens(#[from] LensError),

@@ -4,8 +4,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::exit::Exit;
 use crate::verbs::{
-    bench, chat, completions, demo, eval, inspect, kv, lens, man, probe, pull, quantize, run, sae, steer, tokenize,
-    vision,
+    audit, bench, chat, completions, demo, eval, inspect, kv, lens, man, probe, pull, quantize, run, sae, steer,
+    tokenize, vision,
 };
 
 const ABOUT: &str = "Language models in bounded memory, on the CPU.";
@@ -62,6 +62,9 @@ pub enum Verb {
     /// Judge a model or a press
     #[command(subcommand)]
     Eval(eval::Verb),
+    /// Find, count and correct faulty items of multiple-choice benchmarks
+    #[command(subcommand)]
+    Audit(audit::Verb),
     /// Plan, measure, see and choose the compression of the cache
     #[command(subcommand)]
     Kv(kv::Verb),

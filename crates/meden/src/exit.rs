@@ -122,7 +122,7 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             | EvalError::TooShort { .. }
             | EvalError::TextTooShort { .. }
             | EvalError::Prompt { .. } => Exit::Usage,
-            EvalError::Results { .. } | EvalError::Facts { .. } => Exit::BadFile,
+            EvalError::Results { .. } | EvalError::Facts { .. } | EvalError::Items { .. } => Exit::BadFile,
             _ => Exit::Other,
         });
     }

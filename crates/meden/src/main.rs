@@ -58,6 +58,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Verb::Pull(args) => verbs::pull::run(args, global),
         Verb::Quantize(args) => verbs::quantize::run(args, global),
         Verb::Eval(verb) => verbs::eval::run(verb, global),
+        Verb::Audit(verb) => verbs::audit::run(verb, global),
         Verb::Kv(verb) => verbs::kv::run(verb, global),
         Verb::Vision(verb) => verbs::vision::run(verb, global),
         Verb::Lens(verb) => verbs::lens::run(verb, global),

@@ -13,12 +13,16 @@
 //! - [`permutation`]: what a statistic looks like where labels say nothing
 //! - [`ranking`]: areas under ROC and precision-recall curves
 //! - [`classify`]: yes-or-no decisions and the probabilities behind them
-//! - [`multiple`]: several tests at once, exact tests of counts
+//! - [`agreement`]: raters beyond chance
+//! - [`correlation`]: ranks, and how two orders go together
+//! - [`multiple`]: several tests at once, tests of counts, estimates of what was not found
 //! - [`power`]: how small an effect a study could see
 //! - [`rng`]: a counter-based generator: the same seed and stream give the same numbers on every machine
 
+pub mod agreement;
 pub mod bootstrap;
 pub mod classify;
+pub mod correlation;
 pub mod distribution;
 pub mod eigen;
 pub mod interval;

@@ -160,6 +160,25 @@ pub fn auprc_trapezoid(labels: &[bool], scores: &[f64]) -> Option<f64> {
     ranking.auprc_trapezoid(|row| plain(labels[row]))
 }
 
+/// Precision among the `k` highest scores, equal scores at the boundary counted by their mean, so that their order
+/// cannot matter. `None` for `k` of 0 or beyond the rows, different lengths, or a score that is not a number.
+pub fn precision_at(labels: &[bool], scores: &[f64], k: usize) -> Option<f64> {
+    let ranking = Ranking::new(scores).filter(|_| labels.len() == scores.len())?;
+    if k == 0 || k > labels.len() {
+        return None;
+    }
+    let (mut found, mut left) = (0.0, k as f64);
+    for (positive, negative, _) in ranking.tally(|row| plain(labels[row])) {
+        let run = positive + negative;
+        found += positive * (left / run).min(1.0);
+        left -= run;
+        if left <= 0.0 {
+            break;
+        }
+    }
+    Some(found / k as f64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,6 +257,15 @@ mod tests {
         let trapezoid = 0.5 + 0.5 * 0.5 * (0.5 + 2.0 / 3.0);
         assert!((auprc_trapezoid(&labels, &scores).unwrap() - trapezoid).abs() < 1e-12);
         assert_eq!(auprc_trapezoid(&[true, true], &[1.0, 2.0]), Some(1.0));
+    }
+
+    #[test]
+    fn precision_at_a_budget_shares_ties() {
+        let (labels, scores) = ([true, false, true, false], [4.0, 3.0, 3.0, 1.0]);
+        assert_eq!(precision_at(&labels, &scores, 1), Some(1.0));
+        assert_eq!(precision_at(&labels, &scores, 2), Some(0.75));
+        assert_eq!(precision_at(&labels, &scores, 4), Some(0.5));
+        assert_eq!(precision_at(&labels, &scores, 5), None);
     }
 
     #[test]

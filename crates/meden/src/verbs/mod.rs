@@ -1,5 +1,6 @@
 //! The verbs, one a file: flags, then what is done, then what is shown.
 
+pub mod audit;
 pub mod bench;
 pub mod chat;
 pub mod completions;
