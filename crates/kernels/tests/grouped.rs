@@ -1,5 +1,7 @@
 //! Grouped feed-forwards against the masked reference, and what a token's bits may not depend on.
 
+#![allow(clippy::unwrap_used)]
+
 use meden_kernels::grouped::{
     Activation, DENSE_SHARE, GroupedPlan, LearnerWeights, Learners, Residual, Way, grouped_ffn, masked_ffn,
 };

@@ -1,6 +1,6 @@
 //! A grouped feed-forward allocates nothing once its buffers have grown.
 
-#![allow(unsafe_code)]
+#![allow(unsafe_code, clippy::unwrap_used)]
 
 use meden_kernels::grouped::{Activation, GroupedPlan, LearnerWeights, Learners, Residual, grouped_ffn};
 use meden_kernels::{Isa, Pool};
