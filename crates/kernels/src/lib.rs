@@ -10,6 +10,7 @@ mod cores;
 pub mod dtype;
 mod error;
 pub mod gemm;
+pub mod grouped;
 pub mod isa;
 pub mod limits;
 pub mod matmul;

@@ -5,6 +5,7 @@
 //! gradients is another crate's, which shares the shape ([`vit::VitConfig`]), the weights ([`vit::Params`]) and their
 //! names with this one.
 
+pub mod acm;
 mod error;
 pub mod image;
 pub mod judge;

@@ -16,7 +16,7 @@ mod preprocess_file;
 
 pub use config::{Head, Naming, VitConfig};
 pub use load::{VitFiles, save};
-pub use model::{Pooling, Trace, Vit};
+pub use model::{Pooling, Tap, Trace, Vit};
 pub use names::TensorName;
 pub use params::{BlockPart, Params, Part};
 pub use patches::unfold;

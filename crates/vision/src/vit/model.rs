@@ -12,7 +12,13 @@ use super::load::VitFiles;
 use super::params::{BlockPart, Params, Part};
 use super::patches::unfold;
 use super::position::position_taps;
+use crate::acm::AcmModel;
 use crate::error::VisionError;
+use meden_kernels::grouped::GroupedPlan;
+
+mod feed;
+
+pub use feed::Tap;
 
 /// Images whose states are held at once: more gain nothing and take memory.
 const BATCH: usize = 8;
@@ -58,6 +64,8 @@ pub struct Vit {
     blocks: Vec<BlockPanels>,
     /// Position tables made for other sizes.
     tables: Mutex<Vec<Table>>,
+    /// Modules in the place of the dense feed-forwards.
+    acm: Option<AcmModel>,
 }
 
 impl Vit {
@@ -81,7 +89,7 @@ impl Vit {
             fc2: pack(Part::Block(layer, BlockPart::Fc2Weight), mlp),
         };
         let blocks = (0..config.layers).map(&mut block).collect();
-        Vit { config, isa, pool, params, patch, blocks, tables: Mutex::default() }
+        Vit { config, isa, pool, params, patch, blocks, tables: Mutex::default(), acm: None }
     }
 
     /// The shape.
@@ -124,16 +132,22 @@ impl Vit {
         size: (usize, usize),
         trace: Option<&mut Trace>,
     ) -> Result<Vec<f32>, VisionError> {
+        let image = self.check_pixels(pixels, size)?;
+        if let Some(trace) = trace {
+            return Ok(self.some(pixels, size, Some(trace), None));
+        }
+        Ok(pixels.chunks(BATCH * image).flat_map(|pixels| self.some(pixels, size, None, None)).collect())
+    }
+
+    /// Values of an image, after pixels were held against it.
+    fn check_pixels(&self, pixels: &[f32], size: (usize, usize)) -> Result<usize, VisionError> {
         self.tokens(size)?;
         let image = 3 * size.0 * size.1;
         if pixels.is_empty() || !pixels.len().is_multiple_of(image) {
             let why = format!("{} values are no whole number of images of 3 x {} x {}", pixels.len(), size.0, size.1);
             return Err(VisionError::input("pixels", why));
         }
-        if let Some(trace) = trace {
-            return Ok(self.some(pixels, size, Some(trace)));
-        }
-        Ok(pixels.chunks(BATCH * image).flat_map(|pixels| self.some(pixels, size, None)).collect())
+        Ok(image)
     }
 
     /// One vector for each image: (images, width) or (images, 2 x width).
@@ -269,7 +283,13 @@ impl Vit {
         tokens
     }
 
-    fn some(&self, pixels: &[f32], size: (usize, usize), mut trace: Option<&mut Trace>) -> Vec<f32> {
+    fn some(
+        &self,
+        pixels: &[f32],
+        size: (usize, usize),
+        mut trace: Option<&mut Trace>,
+        mut tap: Option<&mut Tap>,
+    ) -> Vec<f32> {
         let mut x = self.tokens_of(pixels, size);
         let images = pixels.len() / (3 * size.0 * size.1);
         let c = &self.config;
@@ -280,13 +300,15 @@ impl Vit {
             normed: vec![0.0; rows * c.width],
             wide: vec![0.0; rows * c.mlp.max(3 * c.width)],
             branch: vec![0.0; rows * c.width],
+            plan: GroupedPlan::new(),
         };
         for layer in 0..c.layers {
             if let Some(trace) = &mut trace {
                 trace.hidden.push(x.clone());
             }
             let mut first = trace.is_some().then(|| vec![0.0; images * c.heads * tokens]);
-            self.block(layer, shape, &mut x, &mut room, first.as_deref_mut());
+            self.attend(layer, shape, &mut x, &mut room, first.as_deref_mut());
+            self.feed_forward(layer, &mut x, &mut room, tap.as_deref_mut());
             if let (Some(trace), Some(first)) = (&mut trace, first) {
                 trace.class_attention.push(mean_over_heads(&first, c.heads, tokens));
             }
@@ -297,7 +319,8 @@ impl Vit {
         if c.norm_after_pool { x } else { self.norm(&x) }
     }
 
-    fn block(&self, layer: usize, shape: DenseShape, x: &mut [f32], room: &mut Room, first: Option<&mut [f32]>) {
+    /// Attention, and the norm after it.
+    fn attend(&self, layer: usize, shape: DenseShape, x: &mut [f32], room: &mut Room, first: Option<&mut [f32]>) {
         let (pool, isa, c) = (&self.pool, self.isa, &self.config);
         let (d, rows) = (c.width, shape.rows());
         let part = |part| self.params.block(layer, part);
@@ -317,12 +340,6 @@ impl Vit {
         dense(pool, isa, shape, qkv, &mut room.branch, first);
         self.branch((&room.branch, d), &panels.proj, (part(BlockPart::ProjBias), part(BlockPart::Scale1)), x);
         ops::layer_norm(pool, isa, x, affine(BlockPart::Norm2Weight, BlockPart::Norm2Bias), c.eps, &mut room.normed);
-        let hidden = &mut room.wide[..rows * c.mlp];
-        let bias = part(BlockPart::Fc1Bias);
-        let gelu = |_: usize, col: usize, out: &mut [f32]| ops::bias_gelu_row(isa, out, &bias[col..col + out.len()]);
-        let options = Options { finish: Some(&gelu), ..Options::default() };
-        gemm(pool, isa, View::new(&room.normed, d), &panels.fc1, hidden, options);
-        self.branch((hidden, c.mlp), &panels.fc2, (part(BlockPart::Fc2Bias), part(BlockPart::Scale2)), x);
     }
 
     /// `x <- x + (input Wᵀ + bias) * scale`.
@@ -354,6 +371,7 @@ struct Room {
     wide: Vec<f32>,
     /// (rows, width).
     branch: Vec<f32>,
+    plan: GroupedPlan,
 }
 
 /// `first` (images, heads, tokens) to (images, tokens).
