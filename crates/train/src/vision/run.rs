@@ -185,6 +185,7 @@ impl Run {
             writeln!(metrics, "{line}").map_err(fail)?;
             watch(Event::Step(&report, total));
             let ended = self.trainer.step.is_multiple_of(per_epoch);
+            let mut judged = None;
             if ended {
                 let right = self.judge(watch)?;
                 let accuracy = right.0 as f64 / right.1.max(1) as f64;
@@ -193,10 +194,14 @@ impl Run {
                     self.best = Some((accuracy, self.trainer.step));
                     self.save_model("best")?;
                 }
-                watch(Event::Epoch { epoch: epoch + 1, accuracy, right });
+                judged = Some((accuracy, right));
             }
             if ended || cancel.load(Ordering::Relaxed) {
                 save_state(&self.folder.join("state"), &self.trainer, self.best)?;
+            }
+            // Told last: who measures steps can leave out what judging and saving took.
+            if let Some((accuracy, right)) = judged {
+                watch(Event::Epoch { epoch: epoch + 1, accuracy, right });
             }
             if cancel.load(Ordering::Relaxed) && self.trainer.step < total {
                 return Ok(Outcome { finished: false, steps: self.trainer.step, best: self.best, last, bad });
