@@ -79,6 +79,9 @@ struct Report {
     notes: Vec<String>,
 }
 
+/// A bar's length, and the ends of its whisker.
+type Drawn = (f64, Option<(f64, f64)>);
+
 /// A result.json is small.
 const JSON_MAX: u64 = 1 << 20;
 
@@ -208,7 +211,7 @@ fn page(report: &Report) -> String {
         )
     });
     let mut page = Page::new("Tuning compared", &lead);
-    let chart = |title: &str, subtitle: &str, unit: Unit, of: &dyn Fn(&Run) -> (f64, Option<(f64, f64)>)| {
+    let chart = |title: &str, subtitle: &str, unit: Unit, of: &dyn Fn(&Run) -> Drawn| {
         let bars = report.runs.iter().map(|r| {
             let (value, interval) = of(r);
             Bar { name: r.name.clone(), value, interval, group: 0 }

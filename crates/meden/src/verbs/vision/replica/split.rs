@@ -46,7 +46,7 @@ pub(super) fn make(setting: &Setting, images: &ImageArgs, out: &Path, global: Gl
     if train.classes != validation.classes || train.classes != test.classes {
         return Err(usage("train, validation and test have to hold the same classes"));
     }
-    let (mut chosen, mut asked): (Vec<(PathBuf, usize)>, Vec<(PathBuf, usize)>) = (Vec::new(), Vec::new());
+    let (mut chosen, mut asked) = (Vec::<(PathBuf, usize)>::new(), Vec::<(PathBuf, usize)>::new());
     for class in 0..train.classes.len() {
         let mut own = of(&train, class);
         Rng::new(setting.seed, STREAM + class as u64).shuffle(&mut own);
