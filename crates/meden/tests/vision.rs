@@ -49,6 +49,7 @@ fn setting(name: &str) -> PathBuf {
         antialias: false,
         head: Head::None,
         norm_after_pool: false,
+        adapter_rank: 0,
         classes: Vec::new(),
     };
     let mut params = Params::zeros(&config, |_| true);

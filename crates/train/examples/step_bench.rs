@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use meden_kernels::{Isa, Pool};
 use meden_train::vision::alast::{AlastOptions, Alpha, Layers};
-use meden_train::vision::{Method, Network, OptimizerOptions, Trainer, TrainerOptions, fresh_head, tuned_config};
+use meden_train::vision::{Method, Network, Trainer, TrainerOptions, fresh_head, tuned_config};
 use meden_vision::vit::VitFiles;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut params = files.params()?;
     fresh_head(&config, &mut params, 1);
     let network = Network::new(config, params, Pool::new(threads.parse()?), Isa::best())?;
-    let options = TrainerOptions { method, optimizer: OptimizerOptions::default(), label_smoothing: 0.0, seed: 1 };
+    let options = TrainerOptions { method, seed: 1, ..TrainerOptions::default() };
     let mut trainer = Trainer::new(network, options)?;
     let pixels: Vec<f32> = (0..batch * 3 * side * side).map(|i| (i * 7919 % 2001) as f32 / 1000.0 - 1.0).collect();
     let labels: Vec<usize> = (0..batch).map(|i| i % classes.len()).collect();

@@ -8,8 +8,8 @@ use meden_kernels::{Isa, Pool};
 use meden_stats::Rng;
 use meden_train::vision::alast::{AlastOptions, Alpha, Layers};
 use meden_train::vision::{
-    Augment, Event, Method, Network, OptimizerOptions, Run, RunOptions, Schedule, StepReport, Trainer, TrainerOptions,
-    tuned_config,
+    Augment, Event, LoraOptions, Method, Network, OptimizerOptions, Run, RunOptions, Schedule, StepReport, Trainer,
+    TrainerOptions, tuned_config,
 };
 use meden_vision::image::{Fit, Preprocess, image_folder};
 use meden_vision::vit::{Head, Naming, Params, Vit, VitConfig, VitFiles, save};
@@ -36,6 +36,7 @@ fn config(layer_scale: bool) -> VitConfig {
         antialias: false,
         head: Head::Class,
         norm_after_pool: false,
+        adapter_rank: 0,
         classes: ["a", "b", "c", "d"].map(String::from).to_vec(),
     }
 }
@@ -55,7 +56,11 @@ fn trainer(method: Method, threads: usize) -> Trainer {
     let config = config(false);
     let network = Network::new(config.clone(), random(&config, 1), Pool::new(threads), Isa::best()).unwrap();
     let optimizer = OptimizerOptions::default();
-    Trainer::new(network, TrainerOptions { method, optimizer, label_smoothing: 0.1, seed: 3 }).unwrap()
+    Trainer::new(
+        network,
+        TrainerOptions { method, optimizer, label_smoothing: 0.1, seed: 3, ..TrainerOptions::default() },
+    )
+    .unwrap()
 }
 
 fn pixels(step: u64) -> (Vec<f32>, Vec<usize>) {
@@ -93,9 +98,12 @@ fn every_method_gives_the_same_bits_for_any_threads_and_moves_what_it_should() {
         Method::Probe,
         Method::LastK { k: 2 },
         Method::Bitfit,
+        Method::Lora(LoraOptions { rank: 4, ..LoraOptions::default() }),
         Method::Lisa { k: 1, interval: 2 },
         alast(AlastOptions { k: 2, ..AlastOptions::default() }),
         alast(AlastOptions { freeze_embed: true, k: 1, ..still }),
+        alast(AlastOptions { lora: Some(LoraOptions { rank: 4, ..LoraOptions::default() }), k: 2, ..still }),
+        alast(AlastOptions { layers: Layers::Suffix, k: 2, freeze_embed: true, target_flops: Some(0.4), ..still }),
         alast(AlastOptions { layers: Layers::Topk, k: 0, ..still }),
     ] {
         let (mut one, mut two) = (trainer(method, 1), trainer(method, 2));
@@ -214,6 +222,7 @@ fn options(epochs: u64) -> RunOptions {
             optimizer: OptimizerOptions::default(),
             label_smoothing: 0.0,
             seed: 1,
+            ..TrainerOptions::default()
         },
         epochs,
         batch: 5,

@@ -139,8 +139,7 @@ fn steps_of_adamw_with_and_without_frozen_blocks() {
     let bytes = std::fs::read(root.join("train.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     for prefix in ["full", "frozen"] {
-        let options =
-            TrainerOptions { method: Method::Full, optimizer: plain_adam(0.05), label_smoothing: 0.0, seed: 0 };
+        let options = TrainerOptions { optimizer: plain_adam(0.05), ..TrainerOptions::default() };
         let mut trainer = Trainer::new(network(&root.join("vit"), 2, Isa::best()), options).unwrap();
         let layers = trainer.network.config.layers;
         let sets = integers(&file, "frozen.sets");
@@ -184,7 +183,7 @@ fn steps_of_alast_in_both_variants() {
             ..AlastOptions::default()
         };
         let options =
-            TrainerOptions { method: Method::Alast(alast), optimizer: plain_adam(0.0), label_smoothing: 0.0, seed: 0 };
+            TrainerOptions { method: Method::Alast(alast), optimizer: plain_adam(0.0), ..TrainerOptions::default() };
         let mut trainer = Trainer::new(network(&root.join("vit"), 2, Isa::best()), options).unwrap();
         let layers = trainer.network.config.layers;
         let (sets, tokens) = (integers(&file, "sets"), integers(&file, "tokens"));

@@ -10,6 +10,8 @@ use meden_kernels::ops::{self, Affine, NormStats};
 use meden_kernels::{Isa, Pool};
 use meden_vision::vit::{BlockPart, Params, Part, VitConfig};
 
+use super::noise::{Branch, Noise};
+
 /// Where a step computes, and its reused buffers.
 pub(super) struct Room {
     pub(super) pool: Pool,
@@ -58,12 +60,23 @@ pub(super) struct BlockTape {
     x: Vec<f32>,
     norm1: NormStats,
     qkv: Vec<f32>,
-    /// Empty where the block is not trained.
+    /// Empty where no matrix of the block is trained.
     attended: Vec<f32>,
     middle: Vec<f32>,
     norm2: NormStats,
     hidden: Vec<f32>,
-    pub(super) trained: bool,
+    wanted: Wanted,
+}
+
+/// What of a block is trained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// Any weight that is no low-rank addition.
+    pub(super) own: bool,
+    /// Matrices or the factors of layer scale: attention's output is needed for them.
+    pub(super) matrices: bool,
+    /// Low-rank additions.
+    pub(super) adapters: bool,
 }
 
 impl BlockTape {
@@ -80,10 +93,12 @@ pub(super) struct BlockRun<'a> {
     pub(super) config: &'a VitConfig,
     pub(super) params: &'a Params,
     pub(super) layer: usize,
+    pub(super) noise: Noise,
+    pub(super) adapter_scale: f32,
 }
 
 impl BlockRun<'_> {
-    fn part(&self, part: BlockPart) -> &[f32] {
+    pub(super) fn part(&self, part: BlockPart) -> &[f32] {
         self.params.block(self.layer, part)
     }
 
@@ -97,7 +112,7 @@ impl BlockRun<'_> {
         room: &mut Room,
         shape: DenseShape,
         x: Vec<f32>,
-        trained: bool,
+        wanted: Wanted,
         first: Option<&mut [f32]>,
     ) -> (Vec<f32>, BlockTape) {
         let (d, mlp, rows, eps) = (self.config.width, self.config.mlp, shape.rows(), self.config.eps);
@@ -112,11 +127,13 @@ impl BlockRun<'_> {
         };
         let options = Options { accumulate: false, finish: Some(&add) };
         room.linear((&normed, d), self.part(BlockPart::QkvWeight), &mut qkv, options);
-        let mut attended = if trained { vec![0.0; rows * d] } else { sized(&mut room.branch, rows * d) };
+        self.adapt(room, &normed, &mut qkv);
+        let mut attended = if wanted.matrices { vec![0.0; rows * d] } else { sized(&mut room.branch, rows * d) };
         dense(&room.pool, room.isa, shape, &qkv, &mut attended, first);
         let mut middle = x.clone();
-        self.branch(room, (&attended, d), [BlockPart::ProjWeight, BlockPart::ProjBias, BlockPart::Scale1], &mut middle);
-        if !trained {
+        let parts = [BlockPart::ProjWeight, BlockPart::ProjBias, BlockPart::Scale1];
+        self.branch(room, (&attended, d), parts, (Branch::Attention, shape.images), &mut middle);
+        if !wanted.matrices {
             room.branch = std::mem::take(&mut attended);
         }
         let norm2 = ops::layer_norm_stats(&room.pool, room.isa, &middle, d, eps);
@@ -131,24 +148,38 @@ impl BlockRun<'_> {
         let mut wide = sized(&mut room.wide, rows * mlp);
         ops::gelu(&room.pool, room.isa, &hidden, &mut wide);
         let mut out = middle.clone();
-        self.branch(room, (&wide, mlp), [BlockPart::Fc2Weight, BlockPart::Fc2Bias, BlockPart::Scale2], &mut out);
+        let parts = [BlockPart::Fc2Weight, BlockPart::Fc2Bias, BlockPart::Scale2];
+        self.branch(room, (&wide, mlp), parts, (Branch::FeedForward, shape.images), &mut out);
         room.wide = wide;
-        (out, BlockTape { shape, x, norm1, qkv, attended, middle, norm2, hidden, trained })
+        (out, BlockTape { shape, x, norm1, qkv, attended, middle, norm2, hidden, wanted })
     }
 
-    /// `out <- out + (input Wᵀ + bias) * scale`, weight, bias and scale as named.
-    fn branch(&self, room: &mut Room, input: (&[f32], usize), [weight, bias, scale]: [BlockPart; 3], out: &mut [f32]) {
+    /// `out <- out + (input Wᵀ + bias) * scale`, weight, bias and scale as named; nothing is added for images that leave
+    /// the branch out.
+    fn branch(
+        &self,
+        room: &mut Room,
+        input: (&[f32], usize),
+        [weight, bias, scale]: [BlockPart; 3],
+        (branch, images): (Branch, usize),
+        out: &mut [f32],
+    ) {
         let (bias, scale) = (self.part(bias), self.part(scale));
-        if scale.is_empty() {
+        let drops = self.noise.paths(self.layer, self.config.layers, branch, images);
+        if scale.is_empty() && drops.is_none() {
             let add =
                 |_: usize, col: usize, out: &mut [f32]| out.iter_mut().zip(&bias[col..]).for_each(|(o, b)| *o += b);
             return room.linear(input, self.part(weight), out, Options { accumulate: true, finish: Some(&add) });
         }
         let mut branch = vec![0.0; out.len()];
         let add = |_: usize, col: usize, out: &mut [f32]| {
-            out.iter_mut().zip(&bias[col..]).zip(&scale[col..]).for_each(|((o, b), s)| *o = (*o + b) * s);
+            out.iter_mut().zip(&bias[col..]).for_each(|(o, b)| *o += b);
+            out.iter_mut().zip(scale.get(col..).unwrap_or_default()).for_each(|(o, s)| *o *= s);
         };
         room.linear(input, self.part(weight), &mut branch, Options { accumulate: false, finish: Some(&add) });
+        if let Some(factors) = drops {
+            scale_images(&mut branch, &factors);
+        }
         ops::add(&room.pool, room.isa, out, &branch);
     }
 
@@ -156,16 +187,20 @@ impl BlockRun<'_> {
     /// the block was trained.
     pub(super) fn backward(&self, room: &mut Room, tape: BlockTape, d: &mut [f32], gradients: &mut Params) {
         let (width, mlp, rows) = (self.config.width, self.config.mlp, tape.shape.rows());
-        let trained = tape.trained;
+        let wanted = tape.wanted;
+        let trained = wanted.own;
+        let images = tape.shape.images;
         // The feed-forward.
-        let scaled = self.scaled(room, d, BlockPart::Scale2);
+        let dropped = self.dropped(d, Branch::FeedForward, images);
+        let inner = dropped.as_deref().unwrap_or(d);
+        let scaled = self.scaled(room, inner, BlockPart::Scale2);
         let mut wide = sized(&mut room.wide, rows * mlp);
         if trained {
             ops::gelu(&room.pool, room.isa, &tape.hidden, &mut wide);
             let parts = [BlockPart::Fc2Weight, BlockPart::Fc2Bias, BlockPart::Scale2];
-            self.branch_gradients(room, d, (&wide, mlp), parts, gradients);
+            self.branch_gradients(room, inner, (&wide, mlp), parts, gradients);
         }
-        room.back((scaled.as_deref().unwrap_or(d), width), self.part(BlockPart::Fc2Weight), &mut wide);
+        room.back((scaled.as_deref().unwrap_or(inner), width), self.part(BlockPart::Fc2Weight), &mut wide);
         ops::gelu_backward(&room.pool, room.isa, &tape.hidden, &mut wide);
         drop(tape.hidden);
         let mut normed = sized(&mut room.normed, rows * width);
@@ -181,25 +216,40 @@ impl BlockRun<'_> {
         self.norm_backward(room, (&normed, &tape.middle, &tape.norm2), norm, d, trained.then_some(&mut *gradients));
         drop(tape.middle);
         // Attention.
-        let scaled = self.scaled(room, d, BlockPart::Scale1);
+        let dropped = self.dropped(d, Branch::Attention, images);
+        let inner = dropped.as_deref().unwrap_or(d);
+        let scaled = self.scaled(room, inner, BlockPart::Scale1);
         if trained {
             let parts = [BlockPart::ProjWeight, BlockPart::ProjBias, BlockPart::Scale1];
-            self.branch_gradients(room, d, (&tape.attended, width), parts, gradients);
+            self.branch_gradients(room, inner, (&tape.attended, width), parts, gradients);
         }
-        room.back((scaled.as_deref().unwrap_or(d), width), self.part(BlockPart::ProjWeight), &mut normed);
+        room.back((scaled.as_deref().unwrap_or(inner), width), self.part(BlockPart::ProjWeight), &mut normed);
         let mut d_qkv = sized(&mut room.wide_gradient, rows * 3 * width);
         dense_backward(&room.pool, room.isa, tape.shape, &tape.qkv, &normed, &mut d_qkv);
-        if trained {
+        if trained || wanted.adapters {
             let affine = self.affine(BlockPart::Norm1Weight, BlockPart::Norm1Bias);
             ops::layer_norm_again(&room.pool, room.isa, &tape.x, affine, &tape.norm1, &mut normed);
             let parts = (BlockPart::QkvWeight, BlockPart::QkvBias);
             self.linear_gradients(room, (&d_qkv, 3 * width), &normed, parts, gradients);
         }
+        let added = self.adapt_back(room, &normed, &d_qkv, wanted.adapters.then_some(&mut *gradients));
         room.back((&d_qkv, 3 * width), self.part(BlockPart::QkvWeight), &mut normed);
+        if let Some(added) = added {
+            ops::add(&room.pool, room.isa, &mut normed, &added);
+        }
         room.wide_gradient = d_qkv;
         let norm = (BlockPart::Norm1Weight, BlockPart::Norm1Bias);
         self.norm_backward(room, (&normed, &tape.x, &tape.norm1), norm, d, trained.then_some(gradients));
         room.normed = normed;
+    }
+
+    /// `d` without the images that left a branch out, or nothing where none did.
+    fn dropped(&self, d: &[f32], branch: Branch, images: usize) -> Option<Vec<f32>> {
+        self.noise.paths(self.layer, self.config.layers, branch, images).map(|factors| {
+            let mut out = d.to_vec();
+            scale_images(&mut out, &factors);
+            out
+        })
     }
 
     /// `d * scale`, or nothing where the model has no layer scale.
@@ -226,8 +276,11 @@ impl BlockRun<'_> {
             return self.linear_gradients(room, (d, self.config.width), x, (weight, bias), gradients);
         }
         let width = self.config.width;
-        let mut product = vec![0.0; width * cols];
-        room.weight_gradient((d, width), (x, cols), &mut product);
+        let wide = [weight, scale].iter().any(|p| gradients.contains(Part::Block(self.layer, *p)));
+        let mut product = vec![0.0; if wide { width * cols } else { 0 }];
+        if wide {
+            room.weight_gradient((d, width), (x, cols), &mut product);
+        }
         let mut sums = vec![0.0; width];
         ops::add_column_sums(&room.pool, room.isa, d, &mut sums);
         let (w, b, s) = (self.part(weight), self.part(bias), self.part(scale));
@@ -281,6 +334,14 @@ fn sized(buffer: &mut Vec<f32>, len: usize) -> Vec<f32> {
     let mut taken = std::mem::take(buffer);
     taken.resize(len, 0.0);
     taken
+}
+
+/// Multiplies each image's rows by its factor.
+fn scale_images(x: &mut [f32], factors: &[f32]) {
+    let one = x.len() / factors.len().max(1);
+    for (rows, factor) in x.chunks_exact_mut(one.max(1)).zip(factors) {
+        rows.iter_mut().for_each(|v| *v *= factor);
+    }
 }
 
 fn add_to(gradients: &mut Params, layer: usize, part: BlockPart, value: impl Fn(usize) -> f32) {

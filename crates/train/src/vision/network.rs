@@ -6,11 +6,12 @@ use meden_kernels::attention::DenseShape;
 use meden_kernels::ops::{self, Affine, NormStats};
 use meden_kernels::{Isa, Pool};
 use meden_vision::VisionError;
-use meden_vision::vit::{Params, Part, VitConfig};
+use meden_vision::vit::{BlockPart, Params, Part, VitConfig};
 
-use super::block::{BlockRun, BlockTape, Room};
+use super::block::{BlockRun, BlockTape, Room, Wanted};
 use super::embed::{self, EmbedTape};
 use super::error::TrainError;
+use super::noise::Noise;
 
 /// The weights that a step trains.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +26,20 @@ impl Trained {
     /// Whether any weight of a block is trained.
     pub fn block(&self, layer: usize) -> bool {
         self.0.iter().any(|p| p.layer() == Some(layer))
+    }
+
+    /// What of a block is trained.
+    pub(super) fn wanted(&self, layer: usize) -> Wanted {
+        let any = |f: &dyn Fn(BlockPart) -> bool| {
+            self.0.iter().any(|p| matches!(p, Part::Block(l, part) if *l == layer && f(*part)))
+        };
+        let wide = |p: BlockPart| p.is_matrix() || matches!(p, BlockPart::Scale1 | BlockPart::Scale2);
+        Wanted { own: any(&|p| !p.is_adapter()), matrices: any(&wide), adapters: any(&BlockPart::is_adapter) }
+    }
+
+    /// Whether matrices of a block are trained: what its gradients cost.
+    pub fn matrices(&self, layer: usize) -> bool {
+        self.wanted(layer).matrices
     }
 
     /// Whether any weight that makes tokens of pixels is trained.
@@ -76,6 +91,7 @@ pub struct Tape {
     pub kept: Vec<Kept>,
     /// Tokens after the last block.
     left: usize,
+    noise: Noise,
 }
 
 impl Tape {
@@ -91,6 +107,10 @@ pub struct Network {
     pub config: VitConfig,
     /// The weights.
     pub params: Params,
+    /// What the low-rank additions are multiplied by.
+    pub adapter_scale: f32,
+    /// What is left out at random in the next forward pass.
+    pub noise: Noise,
     room: Room,
 }
 
@@ -104,7 +124,8 @@ impl Network {
             let why = "this model pools its patches and has no class token to read; tuning needs one";
             return Err(TrainError::setting("model", why));
         }
-        Ok(Network { config, params, room: Room::new(pool, isa) })
+        let room = Room::new(pool, isa);
+        Ok(Network { config, params, adapter_scale: 1.0, noise: Noise::default(), room })
     }
 
     /// Threads and instruction set.
@@ -122,7 +143,8 @@ impl Network {
         trained: &Trained,
         mut after: Option<&mut AfterBlock>,
     ) -> Result<Tape, TrainError> {
-        let Network { config, params, room } = self;
+        let Network { config, params, room, noise, adapter_scale } = self;
+        let (noise, adapter_scale) = (*noise, *adapter_scale);
         let image = 3 * size.0 * size.1;
         if size.0 < config.patch || size.1 < config.patch || pixels.is_empty() || !pixels.len().is_multiple_of(image) {
             let why = format!("{} values as images of {} x {} pixels", pixels.len(), size.0, size.1);
@@ -136,11 +158,11 @@ impl Network {
             let n = x.len() / d / images;
             tokens.push(n);
             let shape = DenseShape { images, tokens: n, heads: config.heads, head_dim: d / config.heads };
-            let run = BlockRun { config, params, layer };
+            let run = BlockRun { config, params, layer, noise, adapter_scale };
             let before = after.is_some().then(|| class_rows(&x, d, n));
             let mut attention = vec![0.0; if after.is_some() { images * config.heads * n } else { 0 }];
             let wanted = after.is_some().then_some(attention.as_mut_slice());
-            let (out, tape) = run.forward(room, shape, x, trained.block(layer), wanted);
+            let (out, tape) = run.forward(room, shape, x, trained.wanted(layer), wanted);
             blocks.push((layer >= first).then_some(tape));
             let mut keep = None;
             if let (Some(after), Some(before)) = (&mut after, &before) {
@@ -166,7 +188,7 @@ impl Network {
         let affine = Affine { weight: params.get(Part::NormWeight), bias: params.get(Part::NormBias) };
         let mut class = vec![0.0; last.len()];
         ops::layer_norm_again(&room.pool, room.isa, &last, affine, &norm, &mut class);
-        Ok(Tape { class, tokens, last, norm, embed, blocks, kept, left })
+        Ok(Tape { class, tokens, last, norm, embed, blocks, kept, left, noise })
     }
 
     /// Logits (images, classes) of class tokens (images, width).
@@ -206,7 +228,8 @@ impl Network {
 
     /// The same from the gradient of the class tokens after the last norm (images, width).
     pub fn backward_class(&mut self, tape: Tape, d_class: &[f32], gradients: &mut Params) {
-        let Network { config, params, room } = self;
+        let Network { config, params, room, adapter_scale, .. } = self;
+        let (noise, adapter_scale) = (tape.noise, *adapter_scale);
         let (d, images) = (config.width, tape.last.len() / config.width);
         let mut d_last = vec![0.0; tape.last.len()];
         let (mut dw, mut db) = (vec![0.0; d], vec![0.0; d]);
@@ -230,7 +253,7 @@ impl Network {
             if let Some(kept) = kept {
                 dx = scatter(&dx, &kept, d, n);
             }
-            BlockRun { config, params, layer }.backward(room, block, &mut dx, gradients);
+            BlockRun { config, params, layer, noise, adapter_scale }.backward(room, block, &mut dx, gradients);
         }
         embed::backward(room, config, tape.embed, &dx, gradients);
     }

@@ -32,13 +32,37 @@ pub struct OptimizerOptions {
     pub decay: f32,
     /// Which weights decay.
     pub decays: Decay,
+    /// The rate of a block is multiplied by this for each block behind it, as the embeddings' is; 1 leaves it alone.
+    pub layer_decay: f64,
     /// Largest Euclidean norm of all gradients of a step; larger ones are scaled down to it. 0 means no limit.
     pub clip: f64,
 }
 
 impl Default for OptimizerOptions {
     fn default() -> Self {
-        OptimizerOptions { beta1: 0.9, beta2: 0.999, eps: 1e-8, decay: 0.05, decays: Decay::Matrices, clip: 1.0 }
+        OptimizerOptions {
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            decay: 0.05,
+            decays: Decay::Matrices,
+            layer_decay: 1.0,
+            clip: 1.0,
+        }
+    }
+}
+
+impl OptimizerOptions {
+    /// What a weight's rate is multiplied by: the last norm and the classifier by 1, the last block by the decay, the
+    /// embeddings by its power with one more than the number of blocks (as BEiT's and timm's layer decay).
+    fn layer_factor(&self, part: Part, layers: usize) -> f64 {
+        let behind = match part {
+            Part::Block(layer, _) => layers - layer,
+            Part::NormWeight | Part::NormBias | Part::HeadWeight | Part::HeadBias => 0,
+            Part::DistilledHeadWeight | Part::DistilledHeadBias => 0,
+            _ => layers + 1,
+        };
+        self.layer_decay.powi(behind as i32)
     }
 }
 
@@ -63,7 +87,7 @@ impl Optimizer {
         (pool, isa): (&Pool, Isa),
         params: &mut Params,
         gradients: &Params,
-        (options, rate, step): (&OptimizerOptions, f64, u64),
+        ((options, rate, step), layers): ((&OptimizerOptions, f64, u64), usize),
     ) -> Result<f64, TrainError> {
         let square = |values: &[f32]| values.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>();
         // Each weight's sum in one task, added in order: threads change no bit.
@@ -87,7 +111,7 @@ impl Optimizer {
             let (Some(first), Some(second)) = (self.first.get_mut(part), self.second.get_mut(part)) else { continue };
             let decays = options.decays == Decay::All || part.decays();
             let constants = AdamStep {
-                rate: rate as f32,
+                rate: (rate * options.layer_factor(part, layers)) as f32,
                 beta1: options.beta1,
                 beta2: options.beta2,
                 eps: options.eps,

@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::data::{Augment, batch, order};
 use super::error::TrainError;
 use super::head::{export, take_head, tuned_config};
+use super::lora::save_adapter;
 use super::network::Network;
 use super::schedule::Schedule;
 use super::state::{load_state, save_state};
@@ -115,27 +116,12 @@ impl Run {
         options: RunOptions,
         (resume, threads, isa): (bool, usize, Isa),
     ) -> Result<Run, TrainError> {
-        if options.batch == 0 || options.epochs == 0 {
-            return Err(TrainError::setting("batch and epochs", "both have to be at least 1"));
-        }
-        if !(options.rate > 0.0 && options.rate.is_finite()) {
-            return Err(TrainError::setting("learning rate", format!("{} is no positive number", options.rate)));
-        }
-        if let Augment::Crop { scale } = options.augment
-            && !(scale > 0.0 && scale <= 1.0)
-        {
-            return Err(TrainError::setting("crop scale", format!("{scale} is outside (0, 1]")));
-        }
         let (train, validation) = &sets;
         if train.paths.is_empty() || train.classes != validation.classes {
             let why = format!("train has {:?}, validation {:?}", train.classes, validation.classes);
             return Err(TrainError::setting("classes", why));
         }
-        let config = tuned_config(&files.config, &train.classes)?;
-        let mut params = files.params()?;
-        take_head(&files.config, &config, &mut params, &options)?;
-        let network = Network::new(config, params, Pool::new(threads), isa)?;
-        let mut trainer = Trainer::new(network, options.trainer)?;
+        let mut trainer = prepare(files, &train.classes, &options, (threads, isa))?;
         let record = Record {
             options: &options,
             classes: &train.classes,
@@ -199,6 +185,7 @@ impl Run {
             writeln!(metrics, "{line}").map_err(fail)?;
             watch(Event::Step(&report, total));
             let ended = self.trainer.step.is_multiple_of(per_epoch);
+            let mut judged = None;
             if ended {
                 let right = self.judge(watch)?;
                 let accuracy = right.0 as f64 / right.1.max(1) as f64;
@@ -207,10 +194,14 @@ impl Run {
                     self.best = Some((accuracy, self.trainer.step));
                     self.save_model("best")?;
                 }
-                watch(Event::Epoch { epoch: epoch + 1, accuracy, right });
+                judged = Some((accuracy, right));
             }
             if ended || cancel.load(Ordering::Relaxed) {
                 save_state(&self.folder.join("state"), &self.trainer, self.best)?;
+            }
+            // Told last: who measures steps can leave out what judging and saving took.
+            if let Some((accuracy, right)) = judged {
+                watch(Event::Epoch { epoch: epoch + 1, accuracy, right });
             }
             if cancel.load(Ordering::Relaxed) && self.trainer.step < total {
                 return Ok(Outcome { finished: false, steps: self.trainer.step, best: self.best, last, bad });
@@ -223,8 +214,8 @@ impl Run {
     /// Right answers on the validation images, by the model as inference runs it: all tokens, no budget touched.
     fn judge(&self, watch: &mut dyn FnMut(Event)) -> Result<(usize, usize), TrainError> {
         let set = &self.sets.1;
-        let network = &self.trainer.network;
-        let model = Vit::new(network.config.clone(), network.params.clone(), Pool::new(self.threads), self.isa);
+        let (config, params) = self.trainer.plain();
+        let model = Vit::new(config, params, Pool::new(self.threads), self.isa);
         let (mut right, mut all) = (0, 0);
         let indices: Vec<usize> = (0..set.paths.len()).collect();
         for some in indices.chunks(8) {
@@ -244,10 +235,40 @@ impl Run {
     }
 
     fn save_model(&self, name: &str) -> Result<(), TrainError> {
-        let network = &self.trainer.network;
-        let (config, params, raw) = export(&network.config, &network.params, &self.raw_config);
-        Ok(save(&self.folder.join(name), &config, &params, &raw, &self.preprocess)?)
+        let (config, params) = self.trainer.plain();
+        let (config, params, raw) = export(&config, &params, &self.raw_config);
+        let folder = self.folder.join(name);
+        if let Some(lora) = self.options.trainer.method.adapters() {
+            let network = &self.trainer.network;
+            let all = self.trainer.average.as_ref().unwrap_or(&network.params);
+            save_adapter(&folder.join("adapter"), (&network.config, all), &lora, &config.prefix)?;
+        }
+        Ok(save(&folder, &config, &params, &raw, &self.preprocess)?)
     }
+}
+
+/// A trainer at the beginning of a run.
+pub(super) fn prepare(
+    files: &VitFiles,
+    classes: &[String],
+    options: &RunOptions,
+    (threads, isa): (usize, Isa),
+) -> Result<Trainer, TrainError> {
+    if options.batch == 0 || options.epochs == 0 {
+        return Err(TrainError::setting("batch and epochs", "both have to be at least 1"));
+    }
+    if !(options.rate > 0.0 && options.rate.is_finite()) {
+        return Err(TrainError::setting("learning rate", format!("{} is no positive number", options.rate)));
+    }
+    if let Augment::Crop { scale } = options.augment
+        && !(scale > 0.0 && scale <= 1.0)
+    {
+        return Err(TrainError::setting("crop scale", format!("{scale} is outside (0, 1]")));
+    }
+    let config = tuned_config(&files.config, classes)?;
+    let mut params = files.params()?;
+    take_head(&files.config, &config, &mut params, options)?;
+    Trainer::new(Network::new(config, params, Pool::new(threads), isa)?, options.trainer)
 }
 
 /// Starts or resumes: run.json says what the run is, and has to say the same when it is resumed.

@@ -48,7 +48,8 @@ pub fn save_state(folder: &Path, trainer: &Trainer, best: Option<(f64, u64)>) ->
     let tensors = format!("step-{:08}.safetensors", trainer.step);
     let mut writer = SafetensorsWriter::new();
     let sets = [("w", &trainer.network.params), ("m", &trainer.optimizer.first), ("v", &trainer.optimizer.second)];
-    for (set, params) in sets {
+    let average = trainer.average.iter().map(|a| ("e", a));
+    for (set, params) in sets.into_iter().chain(average) {
         for (part, values) in params.iter() {
             let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
             writer = writer.tensor(&format!("{set}.{}", name(part)), DType::F32, &[values.len()], bytes);
@@ -105,6 +106,9 @@ pub fn load_state(folder: &Path, trainer: &mut Trainer) -> Result<Option<Option<
     let params = read("w", &|_| true)?;
     let (first, second) = (read("m", &updated)?, read("v", &updated)?);
     let updates = config.parts().into_iter().filter_map(|p| count(p).map(|n| (p, n))).collect();
+    if trainer.average.is_some() {
+        trainer.average = Some(read("e", &|_| true)?);
+    }
     trainer.network.params = params;
     trainer.optimizer = Optimizer { first, second, updates };
     trainer.budgets = counters.budgets;

@@ -1,39 +1,15 @@
 //! One step, the same for every method.
 
-use meden_stats::Rng;
-use meden_vision::vit::{BlockPart, Params, Part};
+use meden_vision::vit::{Params, VitConfig};
 
-use super::alast::{AlastOptions, Budgets, Flops, delta, draw, keep_count, select, step_flops};
+use super::alast::{AlastOptions, Budgets, Flops, adapter_flops, delta, keep_count, select, step_flops};
 use super::error::TrainError;
+use super::lora;
 use super::loss::cross_entropy;
+use super::method::Method;
 use super::network::{Kept, Network, Observed, Trained};
+use super::noise::Noise;
 use super::optimizer::{Optimizer, OptimizerOptions};
-
-/// What is trained.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
-pub enum Method {
-    /// Everything.
-    Full,
-    /// The classifier alone.
-    Probe,
-    /// The last blocks, the last norm and the classifier.
-    LastK {
-        /// Blocks.
-        k: usize,
-    },
-    /// Biases and the classifier (Ben Zaken et al., 2021).
-    Bitfit,
-    /// Some blocks drawn evenly, held for some steps; embeddings, last norm and classifier always (LISA, arXiv 2403.17919).
-    Lisa {
-        /// Blocks.
-        k: usize,
-        /// Steps between draws.
-        interval: u64,
-    },
-    /// Adaptive layer and token selection.
-    Alast(AlastOptions),
-}
 
 /// Settings of a step.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -46,6 +22,27 @@ pub struct TrainerOptions {
     pub label_smoothing: f64,
     /// Seed of the draws.
     pub seed: u64,
+    /// Images that go forward and back at once; a step adds up the gradients of its parts. 0 means all.
+    pub micro_batch: usize,
+    /// Share of images that leave out a branch of the last block (stochastic depth).
+    pub drop_path: f64,
+    /// Share of the old value that a running mean of the weights keeps at each step; 0 for none. Where there is one, it is
+    /// what is judged and written.
+    pub ema: f64,
+}
+
+impl Default for TrainerOptions {
+    fn default() -> Self {
+        TrainerOptions {
+            method: Method::Full,
+            optimizer: OptimizerOptions::default(),
+            label_smoothing: 0.0,
+            seed: 0,
+            micro_batch: 0,
+            drop_path: 0.0,
+            ema: 0.0,
+        }
+    }
 }
 
 /// What a step did.
@@ -61,7 +58,7 @@ pub struct StepReport {
     pub gradient_norm: f64,
     /// Blocks that were trained.
     pub trained: Vec<bool>,
-    /// Tokens that entered each block.
+    /// Tokens that entered each block, in the last part of the step.
     pub tokens: Vec<usize>,
     /// Tokens of each image that left each block, where some were dropped.
     #[serde(skip)]
@@ -70,9 +67,11 @@ pub struct StepReport {
     pub deltas: Vec<f64>,
     /// Budgets after the step; empty but for ALaST.
     pub budgets: Vec<f64>,
-    /// Multiply-adds for one image.
+    /// What budgets are multiplied by to meet a target of multiply-adds.
+    pub budget_scale: f64,
+    /// Multiply-adds for one image; the mean, rounded down, where parts of the step differ.
     pub flops: Flops,
-    /// Bytes of activations that were kept for the way back.
+    /// Most bytes of activations that were kept for the way back.
     pub activation_bytes: usize,
 }
 
@@ -84,39 +83,43 @@ pub struct Trainer {
     pub optimizer: Optimizer,
     /// Budgets, for ALaST.
     pub budgets: Option<Budgets>,
+    /// The running mean of the weights, where one is kept.
+    pub average: Option<Params>,
     /// Steps done.
     pub step: u64,
     options: TrainerOptions,
 }
 
-/// The stream that LISA draws from.
-const LISA: u64 = 0x6c69_7361;
+/// What the parts of a step leave.
+#[derive(Default)]
+struct Sums {
+    loss: f64,
+    right: usize,
+    tokens: Vec<usize>,
+    kept: Vec<Kept>,
+    deltas: Vec<f64>,
+    flops: Flops,
+    activation_bytes: usize,
+}
 
 impl Trainer {
     /// A trainer at its beginning.
     ///
     /// # Errors
     /// Settings that make no sense for this model.
-    pub fn new(network: Network, options: TrainerOptions) -> Result<Trainer, TrainError> {
-        let layers = network.config.layers;
-        let mut budgets = None;
-        match options.method {
-            Method::LastK { k } | Method::Lisa { k, .. } if k > layers => {
-                return Err(TrainError::setting("k", format!("{k} blocks of a model that has {layers}")));
+    pub fn new(mut network: Network, options: TrainerOptions) -> Result<Trainer, TrainError> {
+        let budgets = options.method.check(&network.config)?;
+        for (name, share) in [("drop path", options.drop_path), ("ema", options.ema)] {
+            if !(0.0..1.0).contains(&share) {
+                return Err(TrainError::setting(name, format!("{share} is outside [0, 1)")));
             }
-            Method::Lisa { interval: 0, .. } => return Err(TrainError::setting("interval", "0 steps; at least 1")),
-            Method::Alast(o) => {
-                if o.k > layers {
-                    return Err(TrainError::setting("k", format!("{} blocks of a model that has {layers}", o.k)));
-                }
-                if !(o.temperature > 0.0 && o.temperature.is_finite()) {
-                    return Err(TrainError::setting("temperature", format!("{} is no positive number", o.temperature)));
-                }
-                budgets = Some(Budgets::new(layers, o.b0, o.clip, o.alpha, o.first_delta)?);
-            }
-            _ => {}
         }
-        Ok(Trainer { network, optimizer: Optimizer::default(), budgets, step: 0, options })
+        if let Some(lora) = options.method.adapters() {
+            lora::begin(&mut network.config, &mut network.params, &lora, options.seed);
+            network.adapter_scale = lora.scale();
+        }
+        let average = (options.ema > 0.0).then(|| network.params.clone());
+        Ok(Trainer { network, optimizer: Optimizer::default(), budgets, average, step: 0, options })
     }
 
     /// The settings.
@@ -126,30 +129,14 @@ impl Trainer {
 
     /// The weights that the next step trains.
     pub fn next_trained(&self) -> Trained {
-        let config = &self.network.config;
-        let head = |p: Part| matches!(p, Part::HeadWeight | Part::HeadBias);
-        let last = |p: Part| matches!(p, Part::NormWeight | Part::NormBias) || head(p);
-        let blocks = |chosen: Vec<bool>, embedding: bool| {
-            Trained::of(config, |p| p.layer().map_or(last(p) || embedding, |l| chosen[l]))
-        };
-        match self.options.method {
-            Method::Full => Trained::of(config, |_| true),
-            Method::Probe => Trained::of(config, head),
-            Method::LastK { k } => blocks((0..config.layers).map(|l| l + k >= config.layers).collect(), false),
-            Method::Bitfit => Trained::of(config, |p| head(p) || is_bias(p)),
-            Method::Lisa { k, interval } => {
-                let mut order: Vec<usize> = (0..config.layers).collect();
-                Rng::new(self.options.seed, LISA ^ (self.step / interval) << 32).shuffle(&mut order);
-                let mut chosen = vec![false; config.layers];
-                order[..k].iter().for_each(|l| chosen[*l] = true);
-                blocks(chosen, true)
-            }
-            Method::Alast(o) => {
-                let budgets = self.budgets.as_ref().map_or(&[][..], |b| &b.values);
-                let k = o.trained(config.layers);
-                blocks(draw(o.layers, budgets, k, o.temperature, (self.options.seed, self.step)), !o.freeze_embed)
-            }
-        }
+        self.options.method.trained(&self.network.config, self.budgets.as_ref(), (self.options.seed, self.step))
+    }
+
+    /// The model as it is judged and written: the running mean of the weights where one is kept, with low-rank additions
+    /// in the weights.
+    pub fn plain(&self) -> (VitConfig, Params) {
+        let params = self.average.as_ref().unwrap_or(&self.network.params);
+        lora::merged(&self.network.config, params, self.network.adapter_scale)
     }
 
     /// One step on a batch: `pixels` (images, 3, rows, columns) of `size`, a label each.
@@ -172,17 +159,83 @@ impl Trainer {
     /// As [`Trainer::step`].
     pub fn step_with(
         &mut self,
-        pixels: (&[f32], (usize, usize)),
+        (pixels, size): (&[f32], (usize, usize)),
         labels: &[usize],
         rate: f64,
         trained: &Trained,
     ) -> Result<StepReport, TrainError> {
-        let (step, config) = (self.step, &self.network.config);
-        let (layers, shape, classes) = (config.layers, (config.width, config.mlp), config.classes.len());
-        let mut deltas = Vec::new();
+        let (step, layers) = (self.step, self.network.config.layers);
+        let micro = if self.options.micro_batch == 0 { labels.len() } else { self.options.micro_batch };
+        let image = 3 * size.0 * size.1;
+        if pixels.len() != labels.len() * image {
+            let why = format!("{} labels for {} images", labels.len(), pixels.len() / image.max(1));
+            return Err(TrainError::setting("labels", why));
+        }
         let mut budgets = self.budgets.clone();
+        let mut gradients = Params::zeros(&self.network.config, |p| trained.0.contains(&p));
+        let mut sums = Sums::default();
+        let parts = labels.chunks(micro.max(1)).zip(pixels.chunks((micro * image).max(1)));
+        for (number, (labels_part, pixels)) in parts.enumerate() {
+            let seed = self.options.seed;
+            let dropout = self.options.method.adapters().map_or(0.0, |l| l.dropout);
+            // No step has so many parts.
+            let pass = step << 12 | number as u64;
+            self.network.noise = Noise { drop_path: self.options.drop_path, dropout, seed, pass };
+            let share = labels_part.len() as f64 / labels.len() as f64;
+            let batch = (pixels, size, labels_part);
+            self.part(batch, share, trained, (&mut budgets, &mut gradients, &mut sums))?;
+        }
+        sums.flops = sums.flops.divided(labels.len() as u64);
+        let mut params = std::mem::take(&mut self.network.params);
+        let constants = (&self.options.optimizer, rate, step);
+        let applied = self.optimizer.apply(self.network.place(), &mut params, &gradients, (constants, layers));
+        self.network.params = params;
+        let gradient_norm = applied?;
+        if let (Method::Alast(AlastOptions { target_flops: Some(target), .. }), Some(budgets)) =
+            (&self.options.method, &mut budgets)
+        {
+            let whole = sums.tokens.first().copied().unwrap_or_default();
+            let shape = (self.network.config.width, self.network.config.mlp);
+            let full = step_flops(shape, &vec![whole; layers], &vec![true; layers], 0);
+            budgets.steer(*target, sums.flops.total() as f64 / full.total() as f64);
+        }
+        self.budgets = budgets;
+        self.step += 1;
+        self.follow();
+        let trained = (0..layers).map(|l| trained.block(l)).collect();
+        let budgets = self.budgets.as_ref().map(|b| b.values.clone()).unwrap_or_default();
+        let Sums { loss, right, tokens, kept, deltas, flops, activation_bytes } = sums;
+        let scale = self.budgets.as_ref().map_or(1.0, |b| b.scale);
+        Ok(StepReport {
+            step,
+            loss,
+            right,
+            gradient_norm,
+            trained,
+            tokens,
+            kept,
+            deltas,
+            budgets,
+            budget_scale: scale,
+            flops,
+            activation_bytes,
+        })
+    }
+
+    /// Forward and back for one part of a step, whose loss counts for `share` of the step's.
+    fn part(
+        &mut self,
+        (pixels, size, labels): (&[f32], (usize, usize), &[usize]),
+        share: f64,
+        trained: &Trained,
+        (budgets, gradients, sums): (&mut Option<Budgets>, &mut Params, &mut Sums),
+    ) -> Result<(), TrainError> {
+        let (step, config) = (self.step, &self.network.config);
+        let (layers, classes) = (config.layers, config.classes.len());
+        sums.deltas.clear();
+        let (method, deltas) = (self.options.method, &mut sums.deltas);
         let mut after = |seen: Observed| -> Result<Kept, TrainError> {
-            let (Method::Alast(o), Some(budgets)) = (&self.options.method, &mut budgets) else { return Ok(None) };
+            let (Method::Alast(o), Some(budgets)) = (&method, &mut *budgets) else { return Ok(None) };
             let moved = delta(o.delta, seen.class, seen.images);
             deltas.push(moved);
             let budget = budgets.update(seen.layer, moved, step)?;
@@ -197,46 +250,42 @@ impl Trainer {
             let rows = seen.attention.chunks_exact(seen.tokens);
             Ok(Some(rows.map(|scores| select(scores, seen.prefix, count)).collect()))
         };
-        let watches = matches!(self.options.method, Method::Alast(_));
-        let tape = self.network.forward(pixels, trained, if watches { Some(&mut after) } else { None })?;
+        let watches = matches!(method, Method::Alast(_));
+        let tape = self.network.forward((pixels, size), trained, if watches { Some(&mut after) } else { None })?;
         let logits = self.network.logits(&tape.class);
-        let loss = cross_entropy(&logits, labels, classes, self.options.label_smoothing)?;
+        let mut loss = cross_entropy(&logits, labels, classes, self.options.label_smoothing)?;
         if !loss.value.is_finite() {
             return Err(TrainError::NotFinite { step, what: "the loss".into(), value: loss.value });
         }
-        let trained_blocks: Vec<bool> = (0..layers).map(|l| trained.block(l)).collect();
-        let flops = step_flops(shape, &tape.tokens, &trained_blocks, trained.first(layers));
-        let (tokens, kept, activation_bytes) = (tape.tokens.clone(), tape.kept.clone(), tape.bytes());
-        let mut gradients = Params::zeros(&self.network.config, |p| trained.0.contains(&p));
-        self.network.backward(tape, &loss.gradient, &mut gradients);
-        let mut params = std::mem::take(&mut self.network.params);
-        let constants = (&self.options.optimizer, rate, step);
-        let applied = self.optimizer.apply(self.network.place(), &mut params, &gradients, constants);
-        self.network.params = params;
-        let gradient_norm = applied?;
-        self.budgets = budgets;
-        self.step += 1;
-        Ok(StepReport {
-            step,
-            loss: loss.value,
-            right: loss.right,
-            gradient_norm,
-            trained: trained_blocks,
-            tokens,
-            kept,
-            deltas,
-            budgets: self.budgets.as_ref().map(|b| b.values.clone()).unwrap_or_default(),
-            flops,
-            activation_bytes,
-        })
+        sums.loss += loss.value * share;
+        sums.right += loss.right;
+        let one = tape_flops(&self.network.config, &tape.tokens, trained);
+        sums.flops = sums.flops.plus(one.times(labels.len() as u64));
+        sums.activation_bytes = sums.activation_bytes.max(tape.bytes());
+        (sums.tokens, sums.kept) = (tape.tokens.clone(), tape.kept.clone());
+        loss.gradient.iter_mut().for_each(|g| *g *= share as f32);
+        self.network.backward(tape, &loss.gradient, gradients);
+        Ok(())
+    }
+
+    /// Moves the running mean towards the weights.
+    fn follow(&mut self) {
+        let Some(average) = &mut self.average else { return };
+        let keep = self.options.ema as f32;
+        for (part, mean) in average.iter_mut() {
+            mean.iter_mut().zip(self.network.params.get(part)).for_each(|(m, v)| *m = keep * *m + (1.0 - keep) * v);
+        }
     }
 }
 
-fn is_bias(part: Part) -> bool {
-    use BlockPart::{Fc1Bias, Fc2Bias, Norm1Bias, Norm2Bias, ProjBias, QkvBias};
-    match part {
-        Part::PatchBias | Part::NormBias | Part::HeadBias => true,
-        Part::Block(_, part) => matches!(part, Norm1Bias | QkvBias | ProjBias | Norm2Bias | Fc1Bias | Fc2Bias),
-        _ => false,
+/// Multiply-adds for one image whose blocks are entered by so many tokens.
+pub fn tape_flops(config: &VitConfig, tokens: &[usize], trained: &Trained) -> Flops {
+    let first = trained.first(config.layers);
+    let matrices: Vec<bool> = (0..config.layers).map(|l| trained.matrices(l)).collect();
+    let mut sum = step_flops((config.width, config.mlp), tokens, &matrices, first);
+    for (layer, &n) in tokens.iter().enumerate() {
+        let own = trained.wanted(layer).adapters;
+        sum = sum.plus(adapter_flops(config.width, config.adapter_rank, n, (layer >= first, own)));
     }
+    sum
 }

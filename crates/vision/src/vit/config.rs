@@ -69,6 +69,8 @@ pub struct VitConfig {
     pub norm_after_pool: bool,
     /// Names of the classes; empty without a classifier.
     pub classes: Vec<String>,
+    /// Rank of the low-rank additions to queries and values; 0 where there are none, as in every file.
+    pub adapter_rank: usize,
 }
 
 impl VitConfig {
@@ -120,6 +122,7 @@ impl VitConfig {
         let there = move |part: &BlockPart| match part {
             BlockPart::Scale1 | BlockPart::Scale2 => self.layer_scale,
             BlockPart::QkvBias => self.qkv_bias,
+            part if part.is_adapter() => self.adapter_rank > 0,
             _ => true,
         };
         BlockPart::ALL.into_iter().filter(there)
@@ -143,6 +146,8 @@ impl VitConfig {
                 BlockPart::Fc1Weight => vec![self.mlp, d],
                 BlockPart::Fc1Bias => vec![self.mlp],
                 BlockPart::Fc2Weight => vec![d, self.mlp],
+                BlockPart::QueryDown | BlockPart::ValueDown => vec![self.adapter_rank, d],
+                BlockPart::QueryUp | BlockPart::ValueUp => vec![d, self.adapter_rank],
                 _ => vec![d],
             },
         }

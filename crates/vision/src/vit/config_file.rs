@@ -177,6 +177,7 @@ fn from_hf(tensors: &Tensors, kind: &str, config: &Value) -> Result<VitConfig, V
         antialias: registers > 0,
         head,
         norm_after_pool: false,
+        adapter_rank: 0,
         classes,
     })
 }
@@ -258,6 +259,7 @@ fn from_timm(tensors: &Tensors, config: &Value) -> Result<VitConfig, VisionError
         antialias: true,
         head,
         norm_after_pool: tensors.has("fc_norm.weight"),
+        adapter_rank: 0,
         classes,
     })
 }

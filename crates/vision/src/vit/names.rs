@@ -113,6 +113,10 @@ fn dinov2(part: BlockPart) -> &'static str {
         BlockPart::Scale2 => "layer_scale2.lambda1",
         BlockPart::ProjWeight => "attention.output.dense.weight",
         BlockPart::ProjBias => "attention.output.dense.bias",
+        BlockPart::QueryDown => "attention.attention.query.lora_A.weight",
+        BlockPart::QueryUp => "attention.attention.query.lora_B.weight",
+        BlockPart::ValueDown => "attention.attention.value.lora_A.weight",
+        BlockPart::ValueUp => "attention.attention.value.lora_B.weight",
         other => timm(other),
     }
 }
@@ -133,5 +137,10 @@ fn timm(part: BlockPart) -> &'static str {
         BlockPart::Fc2Weight => "mlp.fc2.weight",
         BlockPart::Fc2Bias => "mlp.fc2.bias",
         BlockPart::Scale2 => "ls2.gamma",
+        // timm joins queries, keys and values: these belong to the first and the last third of its rows.
+        BlockPart::QueryDown => "attn.qkv.q.lora_A.weight",
+        BlockPart::QueryUp => "attn.qkv.q.lora_B.weight",
+        BlockPart::ValueDown => "attn.qkv.v.lora_A.weight",
+        BlockPart::ValueUp => "attn.qkv.v.lora_B.weight",
     }
 }

@@ -35,7 +35,8 @@ pub enum Part {
     DistilledHeadBias,
 }
 
-/// A weight of a block. Queries, keys and values are one tensor, in this order.
+/// A weight of a block. Queries, keys and values are one tensor, in this order. The last four are low-rank additions to
+/// the query and the value rows, which only exist while a model is tuned (`VitConfig::adapter_rank`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum BlockPart {
@@ -53,11 +54,15 @@ pub enum BlockPart {
     Fc2Weight,
     Fc2Bias,
     Scale2,
+    QueryDown,
+    QueryUp,
+    ValueDown,
+    ValueUp,
 }
 
 impl BlockPart {
     /// All, in the order of the data.
-    pub const ALL: [BlockPart; 14] = [
+    pub const ALL: [BlockPart; 18] = [
         BlockPart::Norm1Weight,
         BlockPart::Norm1Bias,
         BlockPart::QkvWeight,
@@ -72,7 +77,21 @@ impl BlockPart {
         BlockPart::Fc2Weight,
         BlockPart::Fc2Bias,
         BlockPart::Scale2,
+        BlockPart::QueryDown,
+        BlockPart::QueryUp,
+        BlockPart::ValueDown,
+        BlockPart::ValueUp,
     ];
+
+    /// Whether it is one of the low-rank additions.
+    pub fn is_adapter(self) -> bool {
+        matches!(self, BlockPart::QueryDown | BlockPart::QueryUp | BlockPart::ValueDown | BlockPart::ValueUp)
+    }
+
+    /// Whether it is a matrix of the block, without the low-rank additions.
+    pub fn is_matrix(self) -> bool {
+        matches!(self, BlockPart::QkvWeight | BlockPart::ProjWeight | BlockPart::Fc1Weight | BlockPart::Fc2Weight)
+    }
 }
 
 impl Part {
@@ -86,16 +105,11 @@ impl Part {
 
     /// Whether weight decay is usual: on matrices, not on norms, biases, factors, tokens and positions.
     pub fn decays(self) -> bool {
-        matches!(
-            self,
-            Part::PatchWeight
-                | Part::HeadWeight
-                | Part::DistilledHeadWeight
-                | Part::Block(
-                    _,
-                    BlockPart::QkvWeight | BlockPart::ProjWeight | BlockPart::Fc1Weight | BlockPart::Fc2Weight
-                )
-        )
+        match self {
+            Part::PatchWeight | Part::HeadWeight | Part::DistilledHeadWeight => true,
+            Part::Block(_, part) => part.is_matrix() || part.is_adapter(),
+            _ => false,
+        }
     }
 }
 

@@ -150,6 +150,39 @@ impl Outputs {
 }
 
 impl ImageArgs {
+    /// The same with another model.
+    pub fn with_model(&self, folder: &Path) -> ImageArgs {
+        ImageArgs { model: folder.to_string_lossy().into_owned(), ..self.clone() }
+    }
+
+    /// These as flags of another process.
+    pub fn flags(&self) -> Vec<String> {
+        let mut flags = vec!["--model".to_owned(), self.model.clone()];
+        let mut add = |name: &str, value: String| flags.extend([name.to_owned(), value]);
+        if let Some(ImageSize(rows, columns)) = self.image_size {
+            add("--image-size", format!("{rows}x{columns}"));
+        }
+        if let Some(resize) = self.resize {
+            let name = match resize {
+                Resize::Crop => "crop",
+                Resize::Squash => "squash",
+                Resize::Pad => "pad",
+            };
+            add("--resize", name.to_owned());
+        }
+        add("--batch", self.batch.to_string());
+        add("--threads", self.threads.to_string());
+        if let Some(isa) = self.isa {
+            add("--isa", isa.to_string());
+        }
+        flags
+    }
+
+    /// The model as it was asked for.
+    pub fn name(&self) -> &str {
+        &self.model
+    }
+
     /// Images that are run at once.
     pub fn batch(&self) -> usize {
         self.batch

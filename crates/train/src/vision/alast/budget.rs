@@ -44,7 +44,14 @@ pub struct Budgets {
     pub alpha: Option<f64>,
     clip: (f64, f64),
     first: FirstDelta,
+    /// What budgets are multiplied by before they are used; 1 unless a target of multiply-adds is steered to.
+    pub scale: f64,
 }
+
+/// Part of the way to the target that one step goes.
+const GAIN: f64 = 0.1;
+/// Least and largest factor of [`Budgets::steer`].
+const SCALES: (f64, f64) = (0.2, 2.0);
 
 impl Budgets {
     /// Budgets of `layers` blocks.
@@ -71,7 +78,7 @@ impl Budgets {
             Alpha::Auto => None,
         };
         let watched = if alpha.is_none() { vec![Vec::new(); layers] } else { Vec::new() };
-        Ok(Budgets { values: vec![b0; layers], previous: vec![None; layers], watched, alpha, clip, first })
+        Ok(Budgets { values: vec![b0; layers], previous: vec![None; layers], watched, alpha, clip, first, scale: 1.0 })
     }
 
     /// Takes in a block's delta and answers its new budget.
@@ -97,7 +104,20 @@ impl Budgets {
             (None, _) => self.watch(layer, delta),
             (Some(_), None) => {}
         }
-        Ok(self.values[layer])
+        Ok(self.in_use(layer))
+    }
+
+    /// The budget that tokens of a block are kept by.
+    fn in_use(&self, layer: usize) -> f64 {
+        if self.scale == 1.0 { self.values[layer] } else { (self.values[layer] * self.scale).min(1.0) }
+    }
+
+    /// Moves the common factor of all budgets a little, so that `share` of full tuning's multiply-adds, which the last
+    /// step took, comes nearer to `target`.
+    pub fn steer(&mut self, target: f64, share: f64) {
+        // Tokens multiply from block to block: a small change of the factor is a large one of the count.
+        let moved = self.scale * (target / share.max(1e-9)).powf(GAIN);
+        self.scale = moved.clamp(SCALES.0, SCALES.1);
     }
 
     fn watch(&mut self, layer: usize, delta: f64) {

@@ -18,6 +18,28 @@ impl Flops {
     }
 }
 
+impl Flops {
+    /// The sum of both.
+    pub fn plus(self, other: Flops) -> Flops {
+        Flops {
+            forward: self.forward + other.forward,
+            inputs: self.inputs + other.inputs,
+            weights: self.weights + other.weights,
+        }
+    }
+
+    /// So many times.
+    pub fn times(self, n: u64) -> Flops {
+        Flops { forward: self.forward * n, inputs: self.inputs * n, weights: self.weights * n }
+    }
+
+    /// A part of so many, rounded down.
+    pub fn divided(self, n: u64) -> Flops {
+        let n = n.max(1);
+        Flops { forward: self.forward / n, inputs: self.inputs / n, weights: self.weights / n }
+    }
+}
+
 /// What happens to a block on the way back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -40,6 +62,13 @@ pub fn block_flops((d, mlp): (usize, usize), n: usize, state: State) -> Flops {
         inputs: if passes { linear + 2 * attention } else { 0 },
         weights: if state == State::Trained { linear } else { 0 },
     }
+}
+
+/// Low-rank additions to queries and values of one block: two products of n d r each, forward, back to inputs, and back
+/// to weights where they are trained.
+pub fn adapter_flops(d: usize, rank: usize, n: usize, (passes, trained): (bool, bool)) -> Flops {
+    let one = 4 * (d * rank * n) as u64;
+    Flops { forward: one, inputs: if passes { one } else { 0 }, weights: if trained { one } else { 0 } }
 }
 
 /// All blocks of one image: `tokens` that enter each, whether each is trained, and the first that is gone back through.

@@ -12,6 +12,8 @@ pub enum Layers {
     Topk,
     /// K draws without replacement, all alike.
     Uniform,
+    /// The last K: nothing before them is gone back through where embeddings are left alone.
+    Suffix,
     /// All.
     All,
 }
@@ -25,6 +27,11 @@ pub fn draw(policy: Layers, budgets: &[f64], k: usize, temperature: f64, (seed, 
     let mut chosen = vec![false; budgets.len()];
     if policy == Layers::All || k >= budgets.len() {
         chosen.fill(true);
+        return chosen;
+    }
+    if policy == Layers::Suffix {
+        let from = chosen.len() - k;
+        chosen[from..].fill(true);
         return chosen;
     }
     // Blocks of numbers of their own for each step; no model has so many blocks.
@@ -78,7 +85,7 @@ mod tests {
     #[test]
     fn every_policy_trains_k_blocks_and_repeats_itself() {
         let budgets = [0.9, 0.5, 0.9, 1.0, 0.9];
-        for policy in [Layers::Sample, Layers::Topk, Layers::Uniform] {
+        for policy in [Layers::Sample, Layers::Topk, Layers::Uniform, Layers::Suffix] {
             for k in 0..=5 {
                 let chosen = draw(policy, &budgets, k, 1.0, (3, 11));
                 assert_eq!(chosen.iter().filter(|c| **c).count(), k, "{policy:?}");

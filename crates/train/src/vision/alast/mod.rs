@@ -13,9 +13,11 @@ mod tokens;
 
 pub use budget::{Alpha, Budgets, FirstDelta};
 pub use delta::{Delta, delta};
-pub use flops::{Flops, State, block_flops, step_flops};
+pub use flops::{Flops, State, adapter_flops, block_flops, step_flops};
 pub use layers::{Layers, draw};
 pub use tokens::{keep_count, select};
+
+use super::lora::LoraOptions;
 
 /// Every knob.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -44,6 +46,11 @@ pub struct AlastOptions {
     pub token_bucket: usize,
     /// Whether patch embedding, tokens and positions are left alone.
     pub freeze_embed: bool,
+    /// Low-rank additions that the chosen blocks train instead of their weights; embeddings and the last norm are left
+    /// alone then.
+    pub lora: Option<LoraOptions>,
+    /// Share of full tuning's multiply-adds that a slow controller steers budgets to; `None` for no controller.
+    pub target_flops: Option<f64>,
 }
 
 impl Default for AlastOptions {
@@ -61,11 +68,18 @@ impl Default for AlastOptions {
             min_tokens: 8,
             token_bucket: 1,
             freeze_embed: false,
+            lora: None,
+            target_flops: None,
         }
     }
 }
 
 impl AlastOptions {
+    /// The baseline that adaptivity has to beat: blocks drawn evenly, budgets that stay at `b0`.
+    pub fn fixed(self) -> AlastOptions {
+        AlastOptions { alpha: Alpha::Fixed(0.0), layers: Layers::Uniform, ..self }
+    }
+
     /// Trained blocks of a step in a model of `layers` blocks.
     pub fn trained(&self, layers: usize) -> usize {
         if self.k == 0 { (0.75 * layers as f64).round() as usize } else { self.k }

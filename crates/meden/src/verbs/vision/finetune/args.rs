@@ -1,26 +1,21 @@
-//! `meden vision finetune`: a pretrained model, tuned to a folder of images.
+//! Flags of `meden vision finetune`, and what they mean to a run.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::{Duration, Instant};
 
-use meden_report::{Table, human, memory};
 use meden_train::vision::alast::{AlastOptions, Alpha, Delta, FirstDelta, Layers};
 use meden_train::vision::{
-    Augment, Event, Method, OptimizerOptions, Outcome, Run, RunOptions, Schedule, TrainerOptions, split,
+    Augment, LoraOptions, Method, OptimizerOptions, RunOptions, Schedule, TrainerOptions, split,
 };
-use meden_vision::image::{Labelled, image_folder};
-use serde::Serialize;
+use meden_vision::image::{Labelled, labelled};
 use serde::de::DeserializeOwned;
 
-use super::images::ImageArgs;
-use crate::cli::Global;
-use crate::exit::{Exit, usage};
-use crate::progress::{Bar, say};
-use crate::{output, signals};
+use crate::exit::usage;
+use crate::verbs::vision::images::ImageArgs;
 
 /// Tune a pretrained vision transformer to a folder of images: FOLDER/train/<class>/* and FOLDER/validation/<class>/*,
-/// or FOLDER/<class>/*, a part of which is then held out.
+/// or FOLDER/<class>/*, a part of which is then held out. In place of a folder of classes there may be a list: train.csv,
+/// validation.csv, or a file alone, with the columns path and label.
 ///
 /// The folder of the run gets `best` and `model` (they load in transformers, or in timm where the model came from there),
 /// metrics.jsonl (a line a step) and a state from which --resume goes on. Ctrl-C finishes the step and saves.
@@ -30,39 +25,48 @@ use crate::{output, signals};
   meden vision finetune --data clothing/ --out runs/probe --method probe --lr 1e-3 --image-size 112")]
 pub struct Args {
     /// Labelled images
-    #[arg(long, value_name = "FOLDER")]
-    data: PathBuf,
+    #[arg(long, value_name = "FOLDER|CSV")]
+    pub(super) data: PathBuf,
     /// The folder of the run
     #[arg(long, short, value_name = "FOLDER")]
-    out: PathBuf,
-    /// What is trained: full, probe (classifier alone), last-k, bitfit, lisa, alast
+    pub(super) out: PathBuf,
+    /// What is trained: full, probe (classifier alone), last-k, bitfit, lora, lisa, alast, static (alast
+    /// with blocks drawn evenly and budgets that stay)
     #[arg(long, default_value = "alast", value_name = "METHOD")]
-    method: MethodName,
+    pub(super) method: MethodName,
     /// Go on with the run in the folder
     #[arg(long)]
-    resume: bool,
+    pub(super) resume: bool,
     /// Begin the classifier anew where the model has one of other classes
     #[arg(long)]
-    reset_head: bool,
+    pub(super) reset_head: bool,
     /// Share of the images of each class that is held out, where the data has no validation folder
     #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
-    val_split: f64,
+    pub(super) val_split: f64,
     #[command(flatten)]
-    training: Training,
+    pub(super) training: Training,
     #[command(flatten)]
-    alast: AlastArgs,
+    pub(super) alast: AlastArgs,
     #[command(flatten)]
-    images: ImageArgs,
+    pub(super) lora: LoraArgs,
+    #[command(flatten)]
+    pub(super) images: ImageArgs,
+    /// Say what the run will take (multiply-adds, memory, time by two steps that leave nothing behind), and end
+    #[arg(long, visible_alias = "dry-run")]
+    pub(super) plan: bool,
+    /// Bytes that the process may take, such as 2G: a batch goes forward and back in parts that fit
+    #[arg(long, value_name = "BYTES")]
+    pub(super) memory: Option<Bytes>,
 }
 
 /// How long, how fast, with what.
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Training")]
-struct Training {
+pub struct Training {
     /// Times that every image is seen
     #[arg(long, default_value_t = 5, value_name = "N")]
     epochs: u64,
-    /// Largest learning rate [default: 1e-3 for probe, 3e-4 for bitfit, else 1e-5]
+    /// Largest learning rate [default: 1e-3 for probe, 3e-4 for bitfit, 5e-3 for lora, else 1e-5]
     #[arg(long, value_name = "RATE")]
     lr: Option<f64>,
     /// Steps in which the rate rises
@@ -74,6 +78,18 @@ struct Training {
     /// Weight decay, on matrices
     #[arg(long, default_value_t = 0.05, value_name = "X")]
     weight_decay: f32,
+    /// The rate of each block is this times that of the block behind it
+    #[arg(long, default_value_t = 1.0, value_name = "X")]
+    layer_decay: f64,
+    /// Share of images that leave out a branch of the last block (stochastic depth)
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    drop_path: f64,
+    /// What a running mean of the weights keeps of itself at each step; it is what is judged and written. 0 for none
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    ema: f64,
+    /// Images that go forward and back at once, gradients being added up over a batch; 0 for the batch
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    micro_batch: usize,
     /// Largest norm of a step's gradients; 0 for no limit
     #[arg(long, default_value_t = 1.0, value_name = "X")]
     clip_grad: f64,
@@ -100,7 +116,7 @@ struct Training {
 /// Knobs of ALaST.
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "ALaST")]
-struct AlastArgs {
+pub struct AlastArgs {
     /// How fast budgets follow the class token: a number, or auto
     #[arg(long, default_value = "auto", value_name = "X|auto")]
     alpha: AlphaArg,
@@ -134,6 +150,30 @@ struct AlastArgs {
     /// Leave patch embedding, tokens and positions alone
     #[arg(long)]
     freeze_embed: bool,
+    /// Train the last K blocks and leave embeddings alone, so that the way back ends early
+    #[arg(long)]
+    contiguous: bool,
+    /// Steer budgets slowly to this share of full tuning's multiply-adds
+    #[arg(long, value_name = "SHARE")]
+    target_flops: Option<f64>,
+    /// Let the chosen blocks train low-rank additions instead of their weights
+    #[arg(long, value_name = "lora")]
+    alast_over: Option<Over>,
+}
+
+/// Low-rank additions, for lora and --alast-over lora.
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "LoRA")]
+pub struct LoraArgs {
+    /// Rank
+    #[arg(long, default_value_t = 16, value_name = "R")]
+    rank: usize,
+    /// The additions are multiplied by this over the rank
+    #[arg(long, default_value_t = 16.0, value_name = "X")]
+    lora_alpha: f64,
+    /// Share of their inputs that a step leaves out
+    #[arg(long, default_value_t = 0.1, value_name = "X")]
+    lora_dropout: f64,
 }
 
 /// A name as JSON spells it.
@@ -145,7 +185,7 @@ macro_rules! choices {
     ($(#[$about:meta])* $name:ident { $($variant:ident = $text:literal),+ }) => {
         $(#[$about])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        enum $name { $($variant),+ }
+        pub enum $name { $($variant),+ }
         impl FromStr for $name {
             type Err = String;
             fn from_str(text: &str) -> Result<Self, String> {
@@ -158,9 +198,33 @@ macro_rules! choices {
     };
 }
 
+/// An amount of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes(pub u64);
+
+impl FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let trimmed = text.trim_end_matches("iB").trim_end_matches('B');
+        let units = [('K', 1u64 << 10), ('M', 1 << 20), ('G', 1 << 30)];
+        let found = units.into_iter().find_map(|(name, n)| Some((trimmed.strip_suffix(name)?, n)));
+        let (number, unit) = found.unwrap_or((trimmed, 1));
+        let amount = number.parse::<f64>().ok().filter(|n| *n > 0.0 && n.is_finite());
+        amount
+            .map(|n| Bytes((n * unit as f64) as u64))
+            .ok_or_else(|| format!("{text:?} is no amount; write 800M or 2G"))
+    }
+}
+
 choices!(
     /// Methods.
-    MethodName { Full = "full", Probe = "probe", LastK = "last-k", Bitfit = "bitfit", Lisa = "lisa", Alast = "alast" }
+    MethodName { Full = "full", Probe = "probe", LastK = "last-k", Bitfit = "bitfit", Lora = "lora", Lisa = "lisa", Alast = "alast",
+        Static = "static" }
+);
+choices!(
+    /// What chosen blocks train.
+    Over { Lora = "lora" }
 );
 choices!(
     /// Augmentations.
@@ -189,26 +253,11 @@ impl FromStr for AlphaArg {
     }
 }
 
-/// The one object of `meden vision finetune --json`.
-#[derive(Serialize)]
-struct Report {
-    out: PathBuf,
-    method: Method,
-    outcome: Outcome,
-    train_images: usize,
-    validation_images: usize,
-    classes: usize,
-    trainable_parameters: usize,
-    parameters: usize,
-    seconds: f64,
-    seconds_per_step: f64,
-    images_per_second: f64,
-    activation_bytes_peak: usize,
-    flops_per_image_mean: f64,
-    peak_bytes: Option<u64>,
-}
-
 impl Args {
+    fn lora(&self) -> LoraOptions {
+        LoraOptions { rank: self.lora.rank, alpha: self.lora.lora_alpha, dropout: self.lora.lora_dropout }
+    }
+
     fn method(&self, layers: usize) -> Method {
         let k = self.training.blocks.unwrap_or(layers.div_ceil(4));
         match self.method {
@@ -217,39 +266,52 @@ impl Args {
             MethodName::LastK => Method::LastK { k },
             MethodName::Bitfit => Method::Bitfit,
             MethodName::Lisa => Method::Lisa { k, interval: self.training.interval },
-            MethodName::Alast => {
+            MethodName::Lora => Method::Lora(self.lora()),
+            MethodName::Alast | MethodName::Static => {
                 let a = &self.alast;
-                Method::Alast(AlastOptions {
+                let options = AlastOptions {
                     alpha: a.alpha.0,
                     b0: a.b0,
                     clip: (a.b_min, 1.0),
                     delta: a.delta,
                     first_delta: a.first_delta,
-                    layers: a.layers,
+                    layers: if a.contiguous { Layers::Suffix } else { a.layers },
                     k: a.k,
                     temperature: 1.0,
                     tokens: a.tokens == OnOff::On,
                     min_tokens: a.min_tokens,
                     token_bucket: a.token_bucket,
-                    freeze_embed: a.freeze_embed,
-                })
+                    freeze_embed: a.freeze_embed || a.contiguous,
+                    lora: a.alast_over.map(|_| self.lora()),
+                    target_flops: a.target_flops,
+                };
+                Method::Alast(if self.method == MethodName::Static { options.fixed() } else { options })
             }
         }
     }
 
-    fn options(&self, layers: usize) -> RunOptions {
+    pub(super) fn options(&self, layers: usize) -> RunOptions {
         let t = &self.training;
         let usual = match self.method {
             MethodName::Probe => 1e-3,
             MethodName::Bitfit => 3e-4,
+            MethodName::Lora => 5e-3,
             _ => 1e-5,
         };
         RunOptions {
             trainer: TrainerOptions {
                 method: self.method(layers),
-                optimizer: OptimizerOptions { decay: t.weight_decay, clip: t.clip_grad, ..OptimizerOptions::default() },
+                optimizer: OptimizerOptions {
+                    decay: t.weight_decay,
+                    clip: t.clip_grad,
+                    layer_decay: t.layer_decay,
+                    ..OptimizerOptions::default()
+                },
                 label_smoothing: t.label_smoothing,
                 seed: t.seed,
+                micro_batch: t.micro_batch,
+                drop_path: t.drop_path,
+                ema: t.ema,
             },
             epochs: t.epochs,
             batch: self.images.batch(),
@@ -267,121 +329,25 @@ impl Args {
     }
 }
 
-/// Runs the verb.
-pub fn run(args: Args, global: Global) -> anyhow::Result<Exit> {
-    let (train, validation) = data(&args)?;
-    let (files, preprocess) = args.images.open(global)?;
-    let options = args.options(files.config.layers);
-    let counts = (train.paths.len(), validation.paths.len(), train.classes.len());
-    let (threads, isa) = args.images.place();
-    let mut run =
-        Run::open(&args.out, (&files, preprocess), (train, validation), options, (args.resume, threads, isa))?;
-    let trainer = run.trainer();
-    let parameters = trainer.network.params.len();
-    let trained = trainer.next_trained();
-    let trainable: usize = trained.0.iter().map(|p| trainer.network.params.get(*p).len()).sum();
-    let begun = trainer.step;
-    if !global.quiet {
-        say(&format!(
-            "{} images of {} classes, {} held out; {} of {} parameters trained in the first step",
-            human::count(counts.0 as u64),
-            counts.2,
-            human::count(counts.1 as u64),
-            human::count(trainable as u64),
-            human::count(parameters as u64)
-        ));
-    }
-    let (start, mut bar) = (Instant::now(), Bar::new(global.quiet));
-    let (mut activation, mut flops, mut in_steps, mut last) = (0, 0f64, Duration::ZERO, Instant::now());
-    let mut watch = |event: Event| match event {
-        Event::Step(report, total) => {
-            activation = activation.max(report.activation_bytes);
-            flops += report.flops.total() as f64;
-            in_steps += last.elapsed();
-            last = Instant::now();
-            bar.training(&live(report), report.step + 1, total);
-        }
-        Event::Judging(..) => last = Instant::now(),
-        Event::Epoch { epoch, accuracy, right } => {
-            bar.clear();
-            last = Instant::now();
-            if !global.quiet {
-                say(&format!("epoch {epoch}: {} right ({} of {})", human::percent(accuracy), right.0, right.1));
-            }
-        }
-        Event::Bad(problem) => say(&format!("left out: {problem}")),
-    };
-    let outcome = run.train(&mut watch, signals::flag())?;
-    bar.clear();
-    let steps = (outcome.steps - begun).max(1) as f64;
-    let seconds_per_step = in_steps.as_secs_f64() / steps;
-    let report = Report {
-        out: args.out.clone(),
-        method: options.trainer.method,
-        outcome,
-        train_images: counts.0,
-        validation_images: counts.1,
-        classes: counts.2,
-        trainable_parameters: trainable,
-        parameters,
-        seconds: start.elapsed().as_secs_f64(),
-        seconds_per_step,
-        images_per_second: options.batch as f64 / seconds_per_step.max(1e-9),
-        activation_bytes_peak: activation,
-        flops_per_image_mean: flops / steps,
-        peak_bytes: memory::peak(),
-    };
-    if global.json {
-        output::object(&report)?;
-    } else {
-        output::text(&table(&report))?;
-    }
-    Ok(if outcome.finished { Exit::Ok } else { Exit::Interrupted })
-}
-
-/// What stands beside the bar.
-fn live(report: &meden_train::vision::StepReport) -> String {
-    let mut text = format!("loss {:.3}", report.loss);
-    if !report.budgets.is_empty() {
-        let mean = report.budgets.iter().sum::<f64>() / report.budgets.len() as f64;
-        text += &format!(", budget {mean:.2}, {} tokens last", report.tokens.last().copied().unwrap_or_default());
-    }
-    text
-}
-
-/// Training and validation images.
-fn data(args: &Args) -> anyhow::Result<(Labelled, Labelled)> {
+/// Training and validation images: folders or lists.
+pub(super) fn data(args: &Args) -> anyhow::Result<(Labelled, Labelled)> {
     if !(args.val_split > 0.0 && args.val_split < 1.0) {
         return Err(usage(format!("--val-split {}: a share between 0 and 1 is needed", args.val_split)));
     }
-    let folder = |name: &str| Some(args.data.join(name)).filter(|p: &PathBuf| p.is_dir());
-    let Some(train) = folder("train") else {
-        return Ok(split(&image_folder(&args.data)?, args.val_split, args.training.seed));
+    let part = |name: &str| {
+        let lists = ["csv", "tsv"].map(|end| args.data.join(format!("{name}.{end}")));
+        [args.data.join(name)]
+            .into_iter()
+            .filter(|p| p.is_dir())
+            .chain(lists.into_iter().filter(|p| p.is_file()))
+            .next()
     };
-    let train = image_folder(&train)?;
-    match ["validation", "val", "valid"].into_iter().find_map(folder) {
-        Some(held) => {
-            let held: &Path = &held;
-            Ok((train, image_folder(held)?))
-        }
+    let Some(train) = part("train") else {
+        return Ok(split(&labelled(&args.data)?, args.val_split, args.training.seed));
+    };
+    let train = labelled(&train)?;
+    match ["validation", "val", "valid"].into_iter().find_map(part) {
+        Some(held) => Ok((train, labelled(&held)?)),
         None => Ok(split(&train, args.val_split, args.training.seed)),
     }
-}
-
-fn table(report: &Report) -> String {
-    let mut table = Table::new(["", ""]);
-    let accuracy = |a: Option<f64>| a.map_or("-".to_owned(), human::percent);
-    let mut row = |name: &str, value: String| {
-        table.row([name.to_owned(), value]);
-    };
-    row("accuracy, best", accuracy(report.outcome.best.map(|b| b.0)));
-    row("accuracy, last", accuracy(report.outcome.last));
-    row("steps", human::count(report.outcome.steps));
-    row("seconds a step", human::three_digits(report.seconds_per_step));
-    row("images a second", human::three_digits(report.images_per_second));
-    row("multiply-adds an image", human::three_digits(report.flops_per_image_mean / 1e9) + " G");
-    row("activations kept, peak", human::bytes(report.activation_bytes_peak as u64));
-    row("process, peak", report.peak_bytes.map_or("-".to_owned(), human::bytes));
-    let end = if report.outcome.finished { "" } else { "interrupted; continue with --resume\n" };
-    format!("{table}\n{}\n{end}", report.out.display())
 }
