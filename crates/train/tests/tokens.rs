@@ -84,7 +84,7 @@ fn a_removed_token_is_a_masked_token() {
     let images = x.len() / (3 * SIDE * SIDE);
     // Other tokens for each image, after each block but the last.
     let choose = |layer: usize, n: usize, image: usize| -> Vec<usize> {
-        std::iter::once(0).chain((1..n).filter(|t| (t * 5 + image + layer) % 4 != 0)).collect()
+        std::iter::once(0).chain((1..n).filter(|t| !(t * 5 + image + layer).is_multiple_of(4))).collect()
     };
     let mut after = |seen: Observed| -> Result<Kept, TrainError> {
         let least = (0..seen.images).map(|i| choose(seen.layer, seen.tokens, i).len()).min().unwrap();
@@ -190,9 +190,9 @@ fn the_smallest_cases_work_and_others_are_refused() {
     let net = Network::new(config.clone(), random(&config, 2), Pool::new(1), Isa::best()).unwrap();
     let options = AlastOptions { min_tokens: 0, ..still };
     let mut one = Trainer::new(net, TrainerOptions { label_smoothing: 0.0, ..method(Method::Alast(options)) }).unwrap();
-    let report = one.step((&vec![0.3; 3 * 16], (4, 4)), &[0], 1e-3).unwrap();
+    let report = one.step((&[0.3; 3 * 16], (4, 4)), &[0], 1e-3).unwrap();
     assert!(report.tokens[0] == 2 && report.loss.abs() < 1e-6 && report.right == 1);
-    let error = one.step((&vec![0.3; 3 * 9], (3, 3)), &[0], 1e-3);
+    let error = one.step((&[0.3; 3 * 9], (3, 3)), &[0], 1e-3);
     assert!(error.is_err(), "an image smaller than a patch");
     for (kind, name) in [
         (Method::Alast(AlastOptions { k: 5, ..still }), "k"),
