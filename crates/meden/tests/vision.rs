@@ -181,3 +181,94 @@ fn what_cannot_be_done_is_said() {
     assert_eq!(said.code, 0, "{}", said.err);
     assert_eq!(said.json()["skipped"].as_array().unwrap().len(), 1);
 }
+
+#[test]
+fn runs_are_planned_and_compared() {
+    let root = setting("vision-compare");
+    let (data, model, page) = (root.join("data"), root.join("model"), root.join("compare.html"));
+    let tune = |name: &str, flags: &[&str]| {
+        let out = root.join(name);
+        let mut args = vec!["vision", "finetune", "--data", path(&data), "--out", path(&out), "-m", path(&model)];
+        args.extend(["--epochs", "3", "--batch", "4", "--json", "--threads", "1"]);
+        args.extend(flags);
+        run(&args)
+    };
+    let plan = tune("planned", &["--method", "full", "--plan"]);
+    assert_eq!(plan.code, 0, "{}", plan.err);
+    let plan = plan.json();
+    assert!(!root.join("planned").exists(), "a plan leaves nothing behind");
+    assert_eq!(plan["rehearsal"]["steps"], 9);
+    assert_eq!(plan["flops"], plan["full_flops"]);
+    let refused = tune("planned", &["--method", "full", "--memory", "1M"]);
+    assert!(refused.code == 2 && refused.complaint().contains("MiB"), "{}", refused.err);
+    assert_eq!(tune("full", &["--method", "full"]).code, 0);
+    assert_eq!(tune("lora", &["--method", "lora", "--rank", "2"]).code, 0);
+    assert!(root.join("lora/best/adapter/adapter_model.safetensors").is_file());
+    let (full, lora) = (root.join("full"), root.join("lora"));
+    let said = run(["vision", "compare", path(&full), path(&lora), "--page", path(&page), "--json"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    let told = said.json();
+    assert_eq!(told["runs"][1]["name"], "lora");
+    let number = |run: usize, field: &str| told["runs"][run][field].as_u64().unwrap();
+    assert!(number(1, "trainable_parameters") < number(0, "trainable_parameters"));
+    assert_eq!(told["runs"][0]["flops_per_image_mean"].as_f64(), told["runs"][0]["full_flops_per_image"].as_f64());
+    let html = std::fs::read_to_string(&page).unwrap();
+    assert!(html.contains("lora") && html.matches("<svg").count() == 4);
+    let said = run(["vision", "compare", path(&data)]);
+    assert!(said.code == 2 && said.complaint().contains("no folder of a finished"), "{}", said.err);
+}
+
+#[test]
+fn a_replica_runs_from_split_to_table_and_is_not_done_twice() {
+    let root = setting("vision-replica");
+    let (data, model, out) = (root.join("data"), root.join("model"), root.join("replica"));
+    for class in ["blue", "red"] {
+        let folder = data.join("test").join(class);
+        std::fs::create_dir_all(&folder).unwrap();
+        for i in 0..3u32 {
+            let colour = if class == "red" { [200, 10 + 40 * i as u8, 0] } else { [0, 10 + 40 * i as u8, 200] };
+            std::fs::write(folder.join(format!("{i}.bmp")), bmp(18, 15 + i, colour)).unwrap();
+        }
+    }
+    let go = |epochs: &str| {
+        run(["vision", "replica", "--data", path(&data), "--out", path(&out), "-m", path(&model)].into_iter().chain([
+            "--per-class",
+            "3",
+            "--epochs",
+            epochs,
+            "--seeds",
+            "2",
+            "--arms",
+            "full,alast,static",
+            "--batch",
+            "4",
+            "--duplicate",
+            "1.1",
+            "--threads",
+            "1",
+            "--json",
+        ]))
+    };
+    let first = go("2");
+    assert_eq!(first.code, 0, "{}", first.err);
+    let told = first.json();
+    assert_eq!((&told["counts"]["train"], &told["counts"]["test"]), (&6.into(), &12.into()));
+    let arms = told["arms"].as_array().unwrap();
+    assert_eq!(arms.iter().map(|a| a["name"].as_str().unwrap()).collect::<Vec<_>>(), ["full", "alast", "static"]);
+    assert!(arms[1]["against_full"].is_array() && arms[0]["against_full"].is_null());
+    assert!(std::fs::read_to_string(out.join("replica.html")).unwrap().contains("static"));
+    // A run that is lost is done again, the others are read, and the answers are the same.
+    let runs = || std::fs::read_dir(out.join("runs")).unwrap().flatten().map(|e| e.path()).collect::<Vec<_>>();
+    let (lost, kept) = (runs()[0].clone(), runs()[1].join("result.json"));
+    let written = std::fs::metadata(&kept).unwrap().modified().unwrap();
+    std::fs::remove_dir_all(&lost).unwrap();
+    let again = go("2");
+    assert_eq!(again.code, 0, "{}", again.err);
+    assert!(lost.is_dir() && std::fs::metadata(&kept).unwrap().modified().unwrap() == written);
+    let accuracies = |v: &serde_json::Value| -> Vec<f64> {
+        v["arms"].as_array().unwrap().iter().map(|a| a["accuracy"].as_f64().unwrap()).collect()
+    };
+    assert_eq!(accuracies(&told), accuracies(&again.json()));
+    let other = go("3");
+    assert!(other.code == 2 && other.complaint().contains("other settings"), "{}", other.err);
+}
