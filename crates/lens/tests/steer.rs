@@ -14,7 +14,7 @@ use meden_lens::sae::{Activation, Codes, Normalize, Origin, Parts, Sae};
 use meden_lens::steer::control_vector::ControlVector;
 use meden_lens::steer::information::{BINS, bins, neighbours, of_bins};
 use meden_lens::steer::{
-    Bound, Edit, EditParts, Latents, Mode, Rule, Selection, Spectral, SteerHook, Steering, Toward, Where,
+    Bound, Edit, EditParts, Estimator, Latents, Mode, Rule, Selection, Spectral, SteerHook, Steering, Toward, Where,
 };
 use meden_stats::Rng;
 
@@ -65,7 +65,8 @@ fn information_selection_and_edit_have_the_reference_values() {
     }
     let codes = codes_of(&[z_c, z_m]);
     let strata = vec![0; labels.len()];
-    let selection = Selection { codes: &codes, labels: &labels, strata: &strata, seed: 0 };
+    let selection =
+        Selection { codes: &codes, labels: &labels, strata: &strata, estimator: Estimator::Binned, seed: 0 };
     let mut top = t["top"].ids();
     let selected = selection.choose(Rule::Top { count: top.len() });
     let mut found: Vec<u32> = selected.chosen.iter().map(|c| c.latent).collect();

@@ -5,6 +5,21 @@
 //! latents a little.
 
 use meden_stats::Rng;
+use serde::{Deserialize, Serialize};
+
+use super::chance::shuffled;
+
+/// How information is estimated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Estimator {
+    /// Bins: a latent that never fires has exactly none.
+    #[default]
+    Binned,
+    /// Three nearest neighbours with scikit-learn's jitter, as the released code has it; much slower where a rule
+    /// shuffles labels.
+    Neighbour,
+}
 
 /// Most bins of positive values.
 pub const BINS: usize = 8;
@@ -39,11 +54,17 @@ pub fn of_bins(bins: &[u8], labels: &[bool]) -> f64 {
 }
 
 fn of_counts(counts: &[[u64; 2]]) -> f64 {
+    let (sum, used, n) = plug_in(counts);
+    if n > 0.0 { (sum - used.saturating_sub(1) as f64 / (2.0 * n)).max(0.0) } else { 0.0 }
+}
+
+/// Information without correction, bins that are used, rows; nothing where there is one label only.
+fn plug_in(counts: &[[u64; 2]]) -> (f64, usize, f64) {
     let column = |y: usize| counts.iter().map(|c| c[y]).sum::<u64>() as f64;
     let labels = [column(0), column(1)];
     let n = labels[0] + labels[1];
     if labels[0] == 0.0 || labels[1] == 0.0 {
-        return 0.0;
+        return (0.0, 0, 0.0);
     }
     let (mut sum, mut used) = (0.0, 0usize);
     for row in counts.iter().filter(|c| c[0] + c[1] > 0) {
@@ -56,7 +77,7 @@ fn of_counts(counts: &[[u64; 2]]) -> f64 {
             }
         }
     }
-    (sum - used.saturating_sub(1) as f64 / (2.0 * n)).max(0.0)
+    (sum, used, n)
 }
 
 /// Information by `k` nearest neighbours (k = 3 in scikit-learn), without jitter: ties are counted as they are.
@@ -207,25 +228,25 @@ pub fn permuted_largest(
     draws: usize,
     seed: u64,
 ) -> Vec<f64> {
-    let mut groups: std::collections::BTreeMap<u32, Vec<usize>> = std::collections::BTreeMap::new();
-    strata.iter().enumerate().for_each(|(row, s)| groups.entry(*s).or_default().push(row));
-    let mut largest = Vec::with_capacity(draws);
-    for draw in 0..draws {
-        let mut rng = Rng::new(seed, draw as u64);
-        let mut shuffled = labels.to_vec();
-        for rows in groups.values() {
-            let mut of: Vec<bool> = rows.iter().map(|&r| labels[r]).collect();
-            rng.shuffle(&mut of);
-            rows.iter().zip(of).for_each(|(&r, y)| shuffled[r] = y);
-        }
-        let best = latents.iter().map(|rows| of_sparse(rows, &shuffled)).fold(0.0, f64::max);
-        largest.push(best);
-    }
-    largest
+    let draw = |draw: usize| {
+        let labels = shuffled(labels, strata, &mut Rng::new(seed, draw as u64));
+        latents.iter().map(|rows| of_sparse(rows, &labels)).fold(0.0, f64::max)
+    };
+    (0..draws).map(draw).collect()
 }
 
 /// Information of a latent from the rows that it is active in.
 pub fn of_sparse(rows: &[(u32, u8)], labels: &[bool]) -> f64 {
+    of_counts(&table(rows, labels))
+}
+
+/// The same without correction and not cut off at zero: what a test of independence compares.
+pub fn of_sparse_raw(rows: &[(u32, u8)], labels: &[bool]) -> f64 {
+    plug_in(&table(rows, labels)).0
+}
+
+/// Rows by bin and label.
+fn table(rows: &[(u32, u8)], labels: &[bool]) -> [[u64; 2]; BINS + 1] {
     let mut counts = [[0u64; 2]; BINS + 1];
     for &(row, bin) in rows {
         counts[(bin as usize).min(BINS)][usize::from(labels[row as usize])] += 1;
@@ -235,7 +256,7 @@ pub fn of_sparse(rows: &[(u32, u8)], labels: &[bool]) -> f64 {
     for y in 0..2 {
         counts[0][y] = all[y] - counts[1..].iter().map(|c| c[y]).sum::<u64>();
     }
-    of_counts(&counts)
+    counts
 }
 
 #[cfg(test)]

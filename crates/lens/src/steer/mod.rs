@@ -5,6 +5,7 @@
 //! to beat: a difference of means added, projected or put in place of the row, and spectral editing ([`spectral`]). Each is a [`Steering`], which is one file
 //! ([`mod@file`]) and one hook ([`hook`]), bound to its model; strength 0 changes no bit.
 
+pub mod chance;
 pub mod control_vector;
 pub mod edit;
 pub mod file;
@@ -16,5 +17,6 @@ pub mod spectral;
 pub use edit::{Edit, Latents, Mode, Parts as EditParts, Toward};
 pub use file::{Bound, Steering};
 pub use hook::{Applied, SteerHook, Where};
+pub use information::Estimator;
 pub use select::{Chosen, Rule, Selected, Selection};
 pub use spectral::Spectral;

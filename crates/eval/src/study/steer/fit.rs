@@ -6,7 +6,7 @@ use meden_engine::Model;
 use meden_lens::place::Place;
 use meden_lens::sae::{Activation, Parts, Sae};
 use meden_lens::steer::select::overlap;
-use meden_lens::steer::{Bound, Edit, EditParts, Latents, Mode, Rule, Selected, Selection, Steering, Where};
+use meden_lens::steer::{Bound, Edit, EditParts, Estimator, Latents, Mode, Rule, Selected, Selection, Steering, Where};
 use meden_stats::Rng;
 use serde::{Deserialize, Serialize};
 
@@ -128,6 +128,9 @@ impl std::str::FromStr for Method {
 pub struct Options {
     /// How many latents are chosen.
     pub rule: Rule,
+    /// How information is estimated.
+    #[serde(default)]
+    pub estimator: Estimator,
     /// How strength enters.
     pub mode: Mode,
     /// How latents are computed.
@@ -141,7 +144,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         let rule = Rule::Null { level: 0.05, draws: 200, most: 64 };
-        Options { rule, mode: Mode::Code, code: Code::Relu, balance: false, seed: 0 }
+        Options { rule, estimator: Estimator::Binned, mode: Mode::Code, code: Code::Relu, balance: false, seed: 0 }
     }
 }
 
@@ -256,7 +259,8 @@ fn latents(
 ) -> Result<(Edit, Selected), EvalError> {
     let codes = sae_.encode(values).map_err(sae)?;
     let strata = rows.strata();
-    let selection = Selection { codes: &codes, labels, strata: &strata, seed: options.seed };
+    let selection =
+        Selection { codes: &codes, labels, strata: &strata, estimator: options.estimator, seed: options.seed };
     let mut selected = selection.choose(options.rule);
     match method {
         Method::ShuffledLabels => {
@@ -336,10 +340,16 @@ pub fn stability(
             let codes = sae_.encode(&part).map_err(sae)?;
             let part = rows.only(&keep);
             let (labels, strata) = (part.labels(), part.strata());
-            let selection = Selection { codes: &codes, labels: &labels, strata: &strata, seed: options.seed };
+            let selection = Selection {
+                codes: &codes,
+                labels: &labels,
+                strata: &strata,
+                estimator: options.estimator,
+                seed: options.seed,
+            };
             // a null at half the rows would measure its power rather than the choice
             let rule = match options.rule {
-                Rule::Null { most, .. } => Rule::Top { count: most },
+                Rule::Null { most, .. } | Rule::Rate { most, .. } => Rule::Top { count: most },
                 other => other,
             };
             sets.push(selection.choose(rule));
@@ -347,6 +357,28 @@ pub fn stability(
         found.push(overlap(&sets[0], &sets[1]));
     }
     Ok(if found.is_empty() { None } else { Some(found.iter().sum::<f64>() / found.len() as f64) })
+}
+
+/// How often the rule chooses a latent that is planted among those of a layer, over `times` of them; each fires on
+/// `shares[0]` of the rows that follow the text and on `shares[1]` of the others. `None` for a layer without rows or
+/// autoencoder.
+///
+/// # Errors
+/// What encoding refuses.
+pub fn power(
+    rows: &Collected,
+    (layer, dictionaries): (usize, &Dictionaries),
+    options: &Options,
+    (shares, times): ([f64; 2], usize),
+) -> Result<Option<f64>, EvalError> {
+    let (Some(values), Some((sae_, _))) = (rows.layer(layer), dictionaries.by_layer.get(&layer)) else {
+        return Ok(None);
+    };
+    let codes = sae_.encode(values).map_err(sae)?;
+    let (labels, strata) = (rows.labels(), rows.strata());
+    let (estimator, seed) = (options.estimator, options.seed);
+    let selection = Selection { codes: &codes, labels: &labels, strata: &strata, estimator, seed };
+    Ok(Some(selection.power(options.rule, shares, times)))
 }
 
 fn sae(error: meden_lens::sae::SaeError) -> EvalError {

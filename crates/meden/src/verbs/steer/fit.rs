@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use meden_engine::SessionOptions;
 use meden_eval::study::steer::collect::Collected;
-use meden_eval::study::steer::fit::{Method, fit, stability};
+use meden_eval::study::steer::fit::{Method, fit, power, stability};
 use meden_report::{Align, Table};
 
 use super::study::{EditArgs, Work};
@@ -16,6 +16,8 @@ use crate::{load, output};
 
 /// Random halves that the choice of latents is compared on.
 const HALVES: usize = 20;
+/// Shares of the rows of each source that a planted latent fires on, and how many are planted.
+const PLANTED: ([f64; 2], usize) = ([0.6, 0.4], 50);
 
 /// Fit a steering on everything that was collected. To know how well it works, use `meden steer eval`, which fits on four
 /// folds and tests on the fifth.
@@ -51,9 +53,10 @@ pub fn run(args: &Args, global: Global) -> anyhow::Result<Exit> {
     let rows = collected.training(None, options.balance, options.seed);
     let fitted = fit(&loaded.model, &rows, (&layers, &dictionaries), (args.method, &options))?;
     fitted.steering.save(&args.out)?;
-    let mut stable = Vec::new();
+    let (mut stable, mut found) = (Vec::new(), Vec::new());
     for (layer, _) in &fitted.selected {
         stable.push(stability(&rows, (*layer, &dictionaries), (&options, HALVES))?);
+        found.push(power(&rows, (*layer, &dictionaries), &options, PLANTED)?);
     }
     if global.json {
         output::object(&serde_json::json!({
@@ -62,10 +65,11 @@ pub fn run(args: &Args, global: Global) -> anyhow::Result<Exit> {
             "rows": {"context": fitted.rows[0], "memory": fitted.rows[1]},
             "selected": fitted.selected,
             "stability": stable,
+            "power": found,
         }))?;
         return Ok(Exit::Ok);
     }
-    for ((layer, selected), stable) in fitted.selected.iter().zip(&stable) {
+    for (((layer, selected), stable), found) in fitted.selected.iter().zip(&stable).zip(&found) {
         let mut table = Table::new(["latent", "nats", "side", "difference", "target"]).align(2, Align::Left);
         for chosen in selected.chosen.iter().take(20) {
             table.row([
@@ -85,6 +89,16 @@ pub fn run(args: &Args, global: Global) -> anyhow::Result<Exit> {
             selected.threshold.map_or("-".into(), |t| format!("{t:.4} nats")),
             stable.map_or("-".into(), |s| format!("{s:.2}"))
         ));
+        if let Some(found) = found {
+            let weak = if *found < 0.8 { ": too few rows for this rule; try --rule rate:0.01 or top:32" } else { "" };
+            say(&format!(
+                "layer {layer}: of latents that fire on {:.0}% of the prompts of one source and {:.0}% of the other, \
+                 planted among them, the rule takes {:.0}%{weak}",
+                100.0 * PLANTED.0[0],
+                100.0 * PLANTED.0[1],
+                100.0 * found
+            ));
+        }
     }
     if !global.quiet {
         say(&format!("{}: {}", args.out.display(), fitted.steering.note));

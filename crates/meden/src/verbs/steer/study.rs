@@ -14,7 +14,7 @@ use meden_eval::study::steer::collect::Collected;
 use meden_eval::study::steer::fit::{Code, Dictionaries, Options};
 use meden_lens::place::{Layers, places};
 use meden_lens::sae::load as load_sae;
-use meden_lens::steer::{Mode, Rule};
+use meden_lens::steer::{Estimator, Mode, Rule};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::usage;
@@ -132,9 +132,13 @@ pub struct EditArgs {
     /// Layers that are edited; default: those of the autoencoders
     #[arg(long, value_name = "N,N")]
     pub layers: Option<String>,
-    /// Which latents: null[:MOST] (those that beat chance), share:K (the paper's), top:N
+    /// Which latents: null[:MOST] (those that beat chance), rate[:Q] (a false discovery rate, 0.01), share:K (the paper's),
+    /// top:N
     #[arg(long, default_value = "null", value_name = "RULE")]
     pub rule: String,
+    /// How information is estimated: binned, neighbour (as the released code; slow with null)
+    #[arg(long, default_value = "binned", value_name = "binned|neighbour")]
+    pub mi: String,
     /// How strength enters: as the released code or the paper has it
     #[arg(long, default_value = "code", value_name = "code|paper")]
     pub mode: String,
@@ -167,7 +171,14 @@ impl EditArgs {
                 }
                 Rule::Share { of }
             }
-            _ => return Err(usage(format!("--rule: {}; null, null:64, share:0.07 or top:32", self.rule))),
+            "rate" => {
+                let rate: f64 = more.map_or(Ok(0.01), str::parse).unwrap_or(f64::NAN);
+                if !(rate > 0.0 && rate < 1.0) {
+                    return Err(usage(format!("--rule: {}; a rate is written rate:0.01", self.rule)));
+                }
+                Rule::Rate { rate, draws: 200, most: 64 }
+            }
+            _ => return Err(usage(format!("--rule: {}; null:64, rate:0.01, share:0.07 or top:32", self.rule))),
         };
         let mode = match self.mode.as_str() {
             "code" => Mode::Code,
@@ -179,7 +190,12 @@ impl EditArgs {
             "threshold" => Code::Threshold,
             other => return Err(usage(format!("--code: {other}; relu or threshold"))),
         };
-        Ok(Options { rule, mode, code, balance: self.balance, seed: self.seed })
+        let estimator = match self.mi.as_str() {
+            "binned" => Estimator::Binned,
+            "neighbour" => Estimator::Neighbour,
+            other => return Err(usage(format!("--mi: {other}; binned or neighbour"))),
+        };
+        Ok(Options { rule, estimator, mode, code, balance: self.balance, seed: self.seed })
     }
 
     /// The autoencoders, read as the options say, and the layers to edit.
