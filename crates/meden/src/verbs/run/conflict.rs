@@ -38,8 +38,10 @@ pub struct ConflictArgs {
     study: Option<PathBuf>,
 }
 
-/// Probes of studies that the program carries.
-const BUILT_IN: &[(&str, &str)] = &[];
+/// Probes of studies that the program carries: those of the default model, as `meden lens conflict --per-answer 2` wrote
+/// them (`*.probe.json` in the folder of its facts).
+const BUILT_IN: &[(&str, &str)] =
+    &[(include_str!("probes/smollm2-conflict.json"), include_str!("probes/smollm2-source.json"))];
 /// Tokens of a document beyond which nothing was judged: the longest contexts of the built-in data have about a hundred.
 const LONGEST: usize = 120;
 
@@ -192,4 +194,30 @@ fn words(conflict: f64, wins: f64, auroc: [Option<[f64; 3]>; 2]) -> String {
         judged(auroc[1]),
         judged(auroc[0])
     )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use meden_lens::probe::ProbeFile;
+
+    use super::BUILT_IN;
+
+    #[test]
+    fn probes_that_the_program_carries_are_whole_and_say_what_they_were_judged_at() {
+        assert!(!BUILT_IN.is_empty());
+        for (conflict, source) in BUILT_IN {
+            let files = [conflict, source].map(|text| serde_json::from_str::<ProbeFile>(text).unwrap());
+            assert_eq!(files[0].about.model, files[1].about.model, "two probes of one model");
+            assert_eq!(files[0].about.preamble, files[1].about.preamble, "asked behind the same demonstrations");
+            for file in files {
+                let auroc = file.about.evaluation.as_ref().unwrap().auroc;
+                assert!(auroc.low > 0.5 && auroc.low <= auroc.value && auroc.value <= auroc.high);
+                assert!(file.about.calibration.is_some() && file.about.place.place().is_ok());
+                let width = file.probe.weight().len();
+                let p = file.probability(&vec![0.0; width]).unwrap();
+                assert!((0.0..=1.0).contains(&p));
+            }
+        }
+    }
 }
