@@ -1,79 +1,23 @@
 //! What methods promise, on a small random model and images drawn by code.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use common::{SIDE, config, pixels, random, steps};
 use meden_kernels::{Isa, Pool};
-use meden_stats::Rng;
 use meden_train::vision::alast::{AlastOptions, Alpha, Layers};
 use meden_train::vision::{
-    Augment, Event, LoraOptions, Method, Network, OptimizerOptions, Run, RunOptions, Schedule, StepReport, Trainer,
-    TrainerOptions, tuned_config,
+    Augment, Event, LoraOptions, Method, OptimizerOptions, Run, RunOptions, Schedule, Trainer, TrainerOptions,
+    tuned_config,
 };
 use meden_vision::image::{Fit, Preprocess, image_folder};
-use meden_vision::vit::{Head, Naming, Params, Vit, VitConfig, VitFiles, save};
-
-const SIDE: usize = 16;
-
-fn config(layer_scale: bool) -> VitConfig {
-    VitConfig {
-        naming: if layer_scale { Naming::Dinov2 } else { Naming::Vit },
-        prefix: String::new(),
-        layers: 4,
-        width: 32,
-        heads: 2,
-        mlp: 128,
-        patch: 4,
-        image: (SIDE, SIDE),
-        eps: 1e-6,
-        qkv_bias: true,
-        layer_scale,
-        class_token: true,
-        distilled: false,
-        registers: 0,
-        prefix_positions: 1,
-        antialias: false,
-        head: Head::Class,
-        norm_after_pool: false,
-        adapter_rank: 0,
-        classes: ["a", "b", "c", "d"].map(String::from).to_vec(),
-    }
-}
-
-fn random(config: &VitConfig, seed: u64) -> Params {
-    let mut params = Params::zeros(config, |_| true);
-    let mut rng = Rng::new(seed, 0);
-    for (part, values) in params.iter_mut() {
-        let one = format!("{part:?}").contains("Norm") && format!("{part:?}").contains("Weight");
-        let about = if one || format!("{part:?}").contains("Scale") { 1.0 } else { 0.0 };
-        values.iter_mut().for_each(|v| *v = (about + rng.normal() * 0.1) as f32);
-    }
-    params
-}
+use meden_vision::vit::{Head, Params, Vit, VitFiles, save};
 
 fn trainer(method: Method, threads: usize) -> Trainer {
-    let config = config(false);
-    let network = Network::new(config.clone(), random(&config, 1), Pool::new(threads), Isa::best()).unwrap();
-    let optimizer = OptimizerOptions::default();
-    Trainer::new(
-        network,
-        TrainerOptions { method, optimizer, label_smoothing: 0.1, seed: 3, ..TrainerOptions::default() },
-    )
-    .unwrap()
-}
-
-fn pixels(step: u64) -> (Vec<f32>, Vec<usize>) {
-    let mut rng = Rng::new(9, step);
-    ((0..6 * 3 * SIDE * SIDE).map(|_| rng.normal() as f32).collect(), (0..6).map(|i| i % 4).collect())
-}
-
-fn steps(trainer: &mut Trainer, count: u64) -> Vec<StepReport> {
-    let one = |step| {
-        let (x, y) = pixels(step);
-        trainer.step((&x, (SIDE, SIDE)), &y, 1e-3).unwrap()
-    };
-    (0..count).map(one).collect()
+    common::trainer(common::method(method), threads)
 }
 
 fn alast(options: AlastOptions) -> Method {

@@ -1,7 +1,10 @@
 //! Reference values of gradients, optimiser steps and ALaST steps, by PyTorch and transformers.
 #![allow(clippy::unwrap_used)]
 
-use std::path::{Path, PathBuf};
+#[path = "common/reference.rs"]
+mod reference;
+
+use std::path::Path;
 
 use meden_kernels::{Isa, Pool};
 use meden_train::vision::alast::{AlastOptions, Alpha, Delta, FirstDelta, Layers};
@@ -9,21 +12,8 @@ use meden_train::vision::{
     Decay, Loss, Method, Network, OptimizerOptions, Trained, Trainer, TrainerOptions, cross_entropy,
 };
 use meden_vision::vit::{Params, Vit, VitConfig, VitFiles};
+use reference::{floats, shared};
 use safetensors::SafeTensors;
-
-fn shared(part: &str) -> Option<PathBuf> {
-    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/oracle")).join(part);
-    if !path.exists() {
-        println!("skipped: no shared/oracle/{part} beside this checkout");
-        return None;
-    }
-    Some(path)
-}
-
-fn floats(file: &SafeTensors, name: &str) -> Vec<f32> {
-    let bytes = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}")).data();
-    bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
-}
 
 fn integers(file: &SafeTensors, name: &str) -> Vec<usize> {
     let tensor = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));

@@ -1,27 +1,14 @@
 //! Adaptive computation modules: reference values by PyTorch, and what converting may not change.
 #![allow(clippy::unwrap_used)]
 
-use std::path::{Path, PathBuf};
+mod common;
 
+use common::{floats, shared};
 use meden_kernels::grouped::{Activation, GroupedPlan, LearnerWeights, Learners, Residual, grouped_ffn};
 use meden_kernels::{Isa, Pool};
 use meden_vision::acm::{AcmBlock, AcmConfig, AcmModel, AcmParams, BiasMode, Dial, GateWeights, choose, load, save};
 use meden_vision::vit::{Vit, VitFiles};
 use safetensors::SafeTensors;
-
-fn shared(part: &str) -> Option<PathBuf> {
-    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/oracle")).join(part);
-    if !path.exists() {
-        println!("skipped: no shared/oracle/{part} beside this checkout");
-        return None;
-    }
-    Some(path)
-}
-
-fn floats(file: &SafeTensors, name: &str) -> Vec<f32> {
-    let bytes = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}")).data();
-    bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
-}
 
 fn counts(file: &SafeTensors, name: &str) -> Vec<u8> {
     let bytes = file.tensor(name).unwrap().data();

@@ -1,25 +1,14 @@
 //! Reference values of tiny models, by PyTorch and transformers.
 #![allow(clippy::unwrap_used)]
 
-use std::path::{Path, PathBuf};
+mod common;
 
+use std::path::Path;
+
+use common::{floats, shared};
 use meden_kernels::{Isa, Pool};
 use meden_vision::vit::{Trace, Vit, VitFiles};
 use safetensors::SafeTensors;
-
-fn shared(part: &str) -> Option<PathBuf> {
-    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/oracle")).join(part);
-    if !path.exists() {
-        println!("skipped: no shared/oracle/{part} beside this checkout");
-        return None;
-    }
-    Some(path)
-}
-
-fn floats(file: &SafeTensors, name: &str) -> Vec<f32> {
-    let bytes = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}")).data();
-    bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
-}
 
 fn size(file: &SafeTensors, pixels: &str) -> (usize, usize) {
     let shape = file.tensor(pixels).unwrap().shape().to_vec();
