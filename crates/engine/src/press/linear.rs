@@ -25,10 +25,11 @@ pub fn cholesky(matrix: &[f64], n: usize) -> Option<Vec<f64>> {
     Some(l)
 }
 
-/// Lanes of a sum: the compiler may use vectors, and the order is the same on every machine.
+/// Lanes of a sum: the compiler may use vectors.
 const LANES: usize = 8;
 
-fn dot(a: &[f64], b: &[f64]) -> f64 {
+/// `a · b` of equal lengths, in eight sums whose order is the same on every machine.
+pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut lanes = [0.0; LANES];
     let (whole_a, whole_b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
     let rest: f64 = whole_a.remainder().iter().zip(whole_b.remainder()).map(|(a, b)| a * b).sum();

@@ -8,6 +8,7 @@
 mod inner;
 
 use inner::Inner;
+use meden_engine::press::linear::dot;
 use meden_kernels::gemm::{Options, Panels, View, gemm};
 use meden_kernels::{Isa, Pool};
 
@@ -302,21 +303,6 @@ fn soft(value: f64, by: f64) -> f64 {
     } else {
         0.0
     }
-}
-
-/// Lanes of a sum: the compiler may use vectors, and the order stays the same everywhere.
-const LANES: usize = 8;
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let mut lanes = [0.0; LANES];
-    let (whole_a, whole_b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest: f64 = whole_a.remainder().iter().zip(whole_b.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in whole_a.zip(whole_b) {
-        for i in 0..LANES {
-            lanes[i] += a[i] * b[i];
-        }
-    }
-    lanes.iter().sum::<f64>() + rest
 }
 
 #[cfg(test)]
